@@ -1,0 +1,595 @@
+//! Starting and stopping a realm's sequencer, and the bounded way in.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Sender, TrySendError, bounded};
+use parking_lot::Mutex;
+
+use crate::block::{BODY_PREFIX_BYTES, BlockHeader, IngressOffset, REALM_BYTES_MAX, header_bytes};
+use crate::clock::Clock;
+use crate::log::{BlockIterator, Log, LogError, LogReader, Progress, ReadError, Recovery};
+use crate::machine::Machine;
+use crate::releaser::Releaser;
+use crate::submission::{Submission, SubmitError};
+use crate::timing::{DurationCounts, DurationSnapshot};
+use crate::writer::{Entry, Writer};
+
+/// Bounds and identity of a sequencer.
+#[derive(Debug, Clone)]
+pub struct SequencerConfig {
+    /// The realm's name, 1 to 64 bytes; must be the log's.
+    pub realm: String,
+    /// The leader's term; a log with a lower one gets an epoch marker, a log with a higher one is refused.
+    pub epoch: u64,
+    /// The most commands waiting for a block.
+    pub queue_commands_max: usize,
+    /// The most bytes of bodies waiting for a block.
+    pub queue_bytes_max: usize,
+    /// The most submissions waiting for a block.
+    pub queue_submissions_max: usize,
+    /// The most commands in a block.
+    pub block_commands_max: usize,
+    /// The most bytes of an encoded block.
+    pub block_bytes_max: usize,
+    /// Beyond so many commands that are appended and not durable the writer waits; so it bounds waiting answers.
+    pub unflushed_commands_max: u64,
+    /// Beyond so many bytes that are appended and not durable the writer waits.
+    pub unflushed_bytes_max: usize,
+    /// How long starting waits for its epoch marker and stopping for the last flush.
+    pub stop_wait_max: Duration,
+}
+
+impl SequencerConfig {
+    /// The defaults for a realm: epoch 1; 65,536 commands, 64 MiB and 65,536 submissions in the queue; 16,384
+    /// commands and 4 MiB a block; 262,144 commands and 128 MiB not yet durable; 30 s to stop.
+    pub fn new(realm: impl Into<String>) -> Self {
+        Self {
+            realm: realm.into(),
+            epoch: 1,
+            queue_commands_max: 65_536,
+            queue_bytes_max: 64 << 20,
+            queue_submissions_max: 65_536,
+            block_commands_max: 16_384,
+            block_bytes_max: 4 << 20,
+            unflushed_commands_max: 262_144,
+            unflushed_bytes_max: 128 << 20,
+            stop_wait_max: Duration::from_secs(30),
+        }
+    }
+
+    /// What a block leaves for bodies and ingress positions.
+    pub(crate) fn block_body_bytes_max(&self) -> usize {
+        self.block_bytes_max
+            .saturating_sub(header_bytes(&self.realm, &[]))
+    }
+
+    fn check(&self, log: &dyn Log) -> Result<(), SequencerError> {
+        let refuse = |reason: String| Err(SequencerError::Config { reason });
+        if self.realm.is_empty() || self.realm.len() > REALM_BYTES_MAX {
+            return refuse(format!(
+                "realm must have 1 to {REALM_BYTES_MAX} bytes, it has {}",
+                self.realm.len()
+            ));
+        }
+        if self.epoch == 0 {
+            return refuse("epoch must be at least 1".to_owned());
+        }
+        let counts = [
+            (
+                "queue_commands_max",
+                self.queue_commands_max,
+                self.block_commands_max,
+            ),
+            (
+                "queue_bytes_max",
+                self.queue_bytes_max,
+                self.block_bytes_max,
+            ),
+            ("queue_submissions_max", self.queue_submissions_max, 1),
+            ("block_commands_max", self.block_commands_max, 1),
+            (
+                "block_bytes_max",
+                self.block_bytes_max,
+                header_bytes(&self.realm, &[]) + BODY_PREFIX_BYTES + 1,
+            ),
+        ];
+        for (name, value, least) in counts {
+            if value < least {
+                return refuse(format!("{name} must be at least {least}, it is {value}"));
+            }
+        }
+        if self.block_bytes_max > log.block_bytes_max() {
+            let (ours, logs) = (self.block_bytes_max, log.block_bytes_max());
+            return refuse(format!(
+                "block_bytes_max is {ours}, but the log takes blocks of at most {logs} bytes"
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Why a sequencer does not start or stop.
+#[derive(Debug, thiserror::Error)]
+pub enum SequencerError {
+    /// A setting is out of its bounds.
+    #[error("sequencer configuration: {reason}")]
+    Config {
+        /// Which, and why.
+        reason: String,
+    },
+    /// The log belongs to another realm.
+    #[error("the log is of realm \"{found}\", not \"{realm}\"")]
+    Realm {
+        /// The realm configured.
+        realm: String,
+        /// The log's realm.
+        found: String,
+    },
+    /// The log has seen a later leader.
+    #[error(
+        "the log has epoch {found}, this leader has {epoch}: it has been replaced and must not write"
+    )]
+    EpochBehind {
+        /// The epoch configured.
+        epoch: u64,
+        /// The log's epoch.
+        found: u64,
+    },
+    /// The recovery is not of this log.
+    #[error(
+        "the log is at sequence {log_seq}, the recovery says {recovery_seq}; pass what opening the log returned"
+    )]
+    Recovery {
+        /// Where the log is.
+        log_seq: u64,
+        /// What the recovery says.
+        recovery_seq: u64,
+    },
+    /// The log failed.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// A thread could not start.
+    #[error("start the sequencer's thread: {source}")]
+    Thread {
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// Somebody else has stopped it.
+    #[error("the sequencer was already stopped")]
+    AlreadyStopped,
+    /// The machine panicked; its state is lost and must be built again from the log.
+    #[error("the writer ended early: {reason}")]
+    Panicked {
+        /// What is known.
+        reason: String,
+    },
+}
+
+/// Positions of a realm: `durable_seq` and `applied_seq` never pass `appended_seq`, except that on a log which
+/// acknowledges late a block may be applied while it is in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SequencerPositions {
+    /// The last sequence in the log's order.
+    pub appended_seq: u64,
+    /// The last sequence that is flushed.
+    pub durable_seq: u64,
+    /// The last sequence the machine has applied.
+    pub applied_seq: u64,
+}
+
+/// A copy of the sequencer's counters.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    /// Submissions in the queue.
+    pub queued_submissions: usize,
+    /// Commands in the queue.
+    pub queued_commands: usize,
+    /// Bytes of bodies in the queue, prefixes included.
+    pub queued_bytes: usize,
+    /// Submissions refused because the queue was full, since start.
+    pub overloaded: u64,
+    /// Blocks appended since start.
+    pub blocks: u64,
+    /// Bytes of encoded blocks appended since start.
+    pub bytes: u64,
+    /// From draining the queue to the return of `append`, a block.
+    pub append_times: DurationSnapshot,
+    /// Applying a block.
+    pub apply_times: DurationSnapshot,
+    /// Flushing the log.
+    pub flush_times: DurationSnapshot,
+}
+
+/// What handles and writer share.
+pub(crate) struct Shared {
+    pub(crate) queued_submissions: AtomicUsize,
+    queued_commands: AtomicUsize,
+    queued_bytes: AtomicUsize,
+    stopping: AtomicBool,
+    overloaded: AtomicU64,
+    pub(crate) applied_seq: AtomicU64,
+    pub(crate) blocks: AtomicU64,
+    pub(crate) bytes: AtomicU64,
+    pub(crate) append_times: DurationCounts,
+    pub(crate) apply_times: DurationCounts,
+    /// Smoothed nanoseconds a command, for the retry hint.
+    command_ns: AtomicU64,
+}
+
+impl Shared {
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn leave_queue(&self, commands: usize, bytes: usize) {
+        self.queued_commands.fetch_sub(commands, Ordering::SeqCst);
+        self.queued_bytes.fetch_sub(bytes, Ordering::SeqCst);
+        self.queued_submissions.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    pub(crate) fn note_rate(&self, commands: usize, took: Duration) {
+        let now_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX) / commands.max(1) as u64;
+        let before_ns = self.command_ns.load(Ordering::Relaxed);
+        self.command_ns
+            .store(before_ns - before_ns / 8 + now_ns / 8, Ordering::Relaxed);
+    }
+
+    /// When the queue that is there now will be gone at the rate of late: 1 ms to 1 s.
+    fn retry_after_ms(&self) -> u64 {
+        let waiting = self.queued_commands.load(Ordering::Relaxed) as u64;
+        (waiting.saturating_mul(self.command_ns.load(Ordering::Relaxed)) / 1_000_000).clamp(1, 1000)
+    }
+}
+
+/// Starts sequencers of a kind of machine.
+pub struct Sequencer<M>(std::marker::PhantomData<M>);
+
+struct Threads<M> {
+    writer: JoinHandle<Result<M, LogError>>,
+    releaser: JoinHandle<()>,
+}
+
+struct Inner<M: Machine> {
+    config: SequencerConfig,
+    shared: Arc<Shared>,
+    progress: Arc<Progress>,
+    reader: Arc<dyn LogReader>,
+    releaser: Arc<Releaser<M::Outcome>>,
+    sender: Sender<Entry<M>>,
+    threads: Mutex<Option<Threads<M>>>,
+}
+
+/// The way to a running sequencer. Clones are cheap; when the last one is dropped the sequencer stops by itself.
+pub struct SequencerHandle<M: Machine> {
+    inner: Arc<Inner<M>>,
+}
+
+impl<M: Machine> Clone for SequencerHandle<M> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+        }
+    }
+}
+
+impl<M: Machine> Sequencer<M> {
+    /// Starts the realm's threads. `recovery` is what opening the log returned, and `machine` has applied everything
+    /// up to its last sequence. If the log's epoch is lower than the configured one, an epoch marker is appended and
+    /// flushed before this returns.
+    pub fn start(
+        config: SequencerConfig,
+        log: Box<dyn Log>,
+        recovery: &Recovery,
+        machine: M,
+        clock: Box<dyn Clock>,
+    ) -> Result<SequencerHandle<M>, SequencerError> {
+        config.check(log.as_ref())?;
+        if let Some(found) = recovery
+            .realm
+            .as_ref()
+            .filter(|found| **found != config.realm)
+        {
+            return Err(SequencerError::Realm {
+                realm: config.realm,
+                found: found.clone(),
+            });
+        }
+        if recovery.epoch > config.epoch {
+            return Err(SequencerError::EpochBehind {
+                epoch: config.epoch,
+                found: recovery.epoch,
+            });
+        }
+        let progress = log.progress();
+        let (log_seq, recovery_seq) = (progress.positions().appended_seq, recovery.last_sequence);
+        if log_seq != recovery_seq {
+            return Err(SequencerError::Recovery {
+                log_seq,
+                recovery_seq,
+            });
+        }
+        let shared = Arc::new(Shared {
+            queued_submissions: AtomicUsize::new(0),
+            queued_commands: AtomicUsize::new(0),
+            queued_bytes: AtomicUsize::new(0),
+            stopping: AtomicBool::new(false),
+            overloaded: AtomicU64::new(0),
+            applied_seq: AtomicU64::new(recovery.last_sequence),
+            blocks: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            append_times: DurationCounts::default(),
+            apply_times: DurationCounts::default(),
+            command_ns: AtomicU64::new(1000),
+        });
+        let header = BlockHeader {
+            realm: config.realm.clone(),
+            epoch: config.epoch,
+            first_sequence: recovery.last_sequence + 1,
+            time_ms: recovery.last_time_ms,
+            parent: recovery.last_hash,
+            ingress: Vec::new(),
+        };
+        let reader = log.reader();
+        let releaser = Releaser::new(Arc::clone(&progress));
+        // One place more than submissions, for `Wake`.
+        let (sender, receiver) = bounded(config.queue_submissions_max + 1);
+        let mut writer = Writer::new(
+            config.clone(),
+            Arc::clone(&shared),
+            Arc::clone(&releaser),
+            receiver,
+            log,
+            machine,
+            clock,
+            header,
+        );
+        if recovery.epoch < config.epoch {
+            writer.append_marker(config.stop_wait_max)?;
+        }
+        let spawn_error = |source| SequencerError::Thread { source };
+        let releasing = std::thread::Builder::new()
+            .name("karat-releaser".to_owned())
+            .spawn({
+                let releaser = Arc::clone(&releaser);
+                move || releaser.run()
+            })
+            .map_err(spawn_error)?;
+        let writing = std::thread::Builder::new()
+            .name("karat-writer".to_owned())
+            .spawn(move || writer.run())
+            .map_err(|source| {
+                releaser.close();
+                SequencerError::Thread { source }
+            })?;
+        let threads = Mutex::new(Some(Threads {
+            writer: writing,
+            releaser: releasing,
+        }));
+        let inner = Inner {
+            config,
+            shared,
+            progress,
+            reader,
+            releaser,
+            sender,
+            threads,
+        };
+        Ok(SequencerHandle {
+            inner: Arc::new(inner),
+        })
+    }
+}
+
+impl<M: Machine> SequencerHandle<M> {
+    /// Hands over commands. Never blocks: at a bound it refuses at once and gives the submission back.
+    // The error is large because it returns what was submitted; that is its purpose.
+    #[allow(clippy::result_large_err)]
+    pub fn submit(&self, submission: Submission<M>) -> Result<(), (SubmitError, Submission<M>)> {
+        self.submit_with_ingress(submission, Vec::new())
+    }
+
+    /// As [`submit`](Self::submit), for commands read from Kafka: the block that holds them records these positions.
+    #[allow(clippy::result_large_err)]
+    pub fn submit_with_ingress(
+        &self,
+        submission: Submission<M>,
+        ingress: Vec<IngressOffset>,
+    ) -> Result<(), (SubmitError, Submission<M>)> {
+        let Inner {
+            config,
+            shared,
+            progress,
+            sender,
+            ..
+        } = &*self.inner;
+        let commands = submission.commands.len();
+        if commands == 0 {
+            return Err((SubmitError::Empty, submission));
+        }
+        let bodies: usize = submission
+            .commands
+            .iter()
+            .map(|prepared| BODY_PREFIX_BYTES + prepared.body.len())
+            .sum();
+        let bytes = bodies + header_bytes("", &ingress) - header_bytes("", &[]);
+        let (commands_max, bytes_max) = (config.block_commands_max, config.block_body_bytes_max());
+        if commands > commands_max
+            || bytes > bytes_max
+            || ingress.len() > crate::block::INGRESS_COUNT_MAX
+        {
+            return Err((
+                SubmitError::TooLarge {
+                    commands,
+                    bytes,
+                    commands_max,
+                    bytes_max,
+                },
+                submission,
+            ));
+        }
+        // Counted before the state is looked at: a writer that stops waits for whoever is counted.
+        let submissions = shared.queued_submissions.fetch_add(1, Ordering::SeqCst) + 1;
+        if shared.is_stopping() {
+            shared.queued_submissions.fetch_sub(1, Ordering::SeqCst);
+            return Err((self.refusal(), submission));
+        }
+        if progress.is_poisoned() {
+            shared.queued_submissions.fetch_sub(1, Ordering::SeqCst);
+            return Err((self.refusal(), submission));
+        }
+        let queued_commands =
+            shared.queued_commands.fetch_add(commands, Ordering::SeqCst) + commands;
+        let queued_bytes = shared.queued_bytes.fetch_add(bytes, Ordering::SeqCst) + bytes;
+        let full = submissions > config.queue_submissions_max
+            || queued_commands > config.queue_commands_max
+            || queued_bytes > config.queue_bytes_max;
+        if full {
+            shared.leave_queue(commands, bytes);
+            return Err((self.overloaded(), submission));
+        }
+        let refused = match sender.try_send(Entry::Submission {
+            submission,
+            ingress,
+            bytes,
+        }) {
+            Ok(()) => return Ok(()),
+            Err(TrySendError::Full(entry)) => (self.overloaded(), entry),
+            Err(TrySendError::Disconnected(entry)) => (self.refusal(), entry),
+        };
+        shared.leave_queue(commands, bytes);
+        match refused {
+            (error, Entry::Submission { submission, .. }) => Err((error, submission)),
+            (_, Entry::Wake) => unreachable!("what comes back is what was sent"),
+        }
+    }
+
+    fn overloaded(&self) -> SubmitError {
+        self.inner.shared.overloaded.fetch_add(1, Ordering::Relaxed);
+        SubmitError::Overloaded {
+            retry_after_ms: self.inner.shared.retry_after_ms(),
+        }
+    }
+
+    fn refusal(&self) -> SubmitError {
+        match self.inner.progress.poisoned() {
+            Some(LogError::Closed) | None => SubmitError::Stopped,
+            Some(cause) => SubmitError::Poisoned {
+                cause: cause.to_string().into(),
+            },
+        }
+    }
+
+    /// How far the realm has come.
+    pub fn positions(&self) -> SequencerPositions {
+        // Applied first: it only rises, so the appended position read after it is not behind it.
+        let applied_seq = self.inner.shared.applied_seq.load(Ordering::SeqCst);
+        let positions = self.inner.progress.positions();
+        SequencerPositions {
+            appended_seq: positions.appended_seq,
+            durable_seq: positions.durable_seq,
+            applied_seq,
+        }
+    }
+
+    /// The first failure, if there was one.
+    pub fn poisoned(&self) -> Option<LogError> {
+        self.inner.progress.poisoned()
+    }
+
+    /// The epoch this leader writes with.
+    pub fn epoch(&self) -> u64 {
+        self.inner.config.epoch
+    }
+
+    /// The log's blocks from `from_sequence` on, as far as they are appended.
+    pub fn read_blocks(&self, from_sequence: u64) -> Result<BlockIterator, ReadError> {
+        self.inner.reader.read(from_sequence)
+    }
+
+    /// Blocks the thread until `sequence` is durable, at most `wait_max`: `Ok(false)` if it is not by then.
+    pub fn wait_durable(&self, sequence: u64, wait_max: Duration) -> Result<bool, LogError> {
+        self.inner
+            .progress
+            .wait_durable(sequence, Some(Instant::now() + wait_max))
+    }
+
+    /// Calls `hook` with the durable sequence after it rose, on the releasing thread; several rises may come as one.
+    /// The hook must be short and must not block.
+    pub fn on_durable(&self, hook: impl Fn(u64) + Send + Sync + 'static) {
+        self.inner.releaser.add_hook(Box::new(hook));
+    }
+
+    /// A copy of the counters.
+    pub fn metrics(&self) -> Metrics {
+        let shared = &self.inner.shared;
+        Metrics {
+            queued_submissions: shared.queued_submissions.load(Ordering::Relaxed),
+            queued_commands: shared.queued_commands.load(Ordering::Relaxed),
+            queued_bytes: shared.queued_bytes.load(Ordering::Relaxed),
+            overloaded: shared.overloaded.load(Ordering::Relaxed),
+            blocks: shared.blocks.load(Ordering::Relaxed),
+            bytes: shared.bytes.load(Ordering::Relaxed),
+            append_times: shared.append_times.snapshot(),
+            apply_times: shared.apply_times.snapshot(),
+            flush_times: self.inner.progress.flush_times.snapshot(),
+        }
+    }
+
+    /// Refuses new commands, writes and answers those that wait, flushes, ends the threads and gives the machine back.
+    /// Waits for the flush at most the configured time. A failed log does not keep the machine from being returned:
+    /// ask [`poisoned`](Self::poisoned) on a clone before trusting it for more than reading.
+    pub fn stop(self) -> Result<M, SequencerError> {
+        let threads = self
+            .inner
+            .threads
+            .lock()
+            .take()
+            .ok_or(SequencerError::AlreadyStopped)?;
+        self.inner.begin_stop();
+        let written = threads.writer.join();
+        self.inner.releaser.close();
+        let released = threads.releaser.join();
+        match (written, released) {
+            (Ok(Ok(machine)), Ok(())) => Ok(machine),
+            (Ok(Err(cause)), _) => Err(SequencerError::Panicked {
+                reason: cause.to_string(),
+            }),
+            (Err(_), _) => Err(SequencerError::Panicked {
+                reason: "the writer's thread panicked".to_owned(),
+            }),
+            (_, Err(_)) => Err(SequencerError::Panicked {
+                reason: "a reply or hook panicked".to_owned(),
+            }),
+        }
+    }
+}
+
+impl<M: Machine> Inner<M> {
+    fn begin_stop(&self) {
+        self.shared.stopping.store(true, Ordering::SeqCst);
+        // A full queue needs no waking.
+        let _ = self.sender.try_send(Entry::Wake);
+    }
+}
+
+impl<M: Machine> Drop for Inner<M> {
+    fn drop(&mut self) {
+        if let Some(threads) = self.threads.get_mut().take() {
+            self.begin_stop();
+            // The writer ends by itself; joining here could block a thread that must not, or be the writer's own.
+            let releaser = Arc::clone(&self.releaser);
+            let closer = std::thread::Builder::new()
+                .name("karat-closer".to_owned())
+                .spawn(move || {
+                    let _ = threads.writer.join();
+                    releaser.close();
+                });
+            if closer.is_err() {
+                tracing::warn!("no thread to end the sequencer's releaser; it stays parked");
+            }
+        }
+    }
+}

@@ -1,0 +1,424 @@
+//! The realm's thread: drain, stamp, append, apply, release.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, RecvTimeoutError, TryRecvError};
+
+use crate::block::{BlockHeader, EncodedBlock, INGRESS_COUNT_MAX, IngressOffset};
+use crate::clock::Clock;
+use crate::log::{Log, LogError, Progress};
+use crate::machine::{BlockContext, Machine};
+use crate::releaser::{Pending, Releaser};
+use crate::sequencer::{SequencerConfig, Shared};
+use crate::submission::{Ack, Answer, Reply, Submission, SubmitError};
+
+/// What travels on the queue.
+pub(crate) enum Entry<M: Machine> {
+    /// Commands, with the ingress positions that are consumed once they are in the log.
+    Submission {
+        submission: Submission<M>,
+        ingress: Vec<IngressOffset>,
+        bytes: usize,
+    },
+    /// Makes a waiting writer look at its state.
+    Wake,
+}
+
+/// A submission whose commands were moved into the block that is being built.
+struct Taken<O> {
+    count: usize,
+    ack: Ack,
+    reply: Reply<O>,
+}
+
+/// Owns the log and the machine.
+pub(crate) struct Writer<M: Machine> {
+    config: SequencerConfig,
+    shared: Arc<Shared>,
+    releaser: Arc<Releaser<M::Outcome>>,
+    progress: Arc<Progress>,
+    receiver: Receiver<Entry<M>>,
+    log: Box<dyn Log>,
+    machine: M,
+    clock: Box<dyn Clock>,
+    header: BlockHeader,
+    encoded: EncodedBlock,
+    /// Did not fit into the block before.
+    carried: Option<Entry<M>>,
+    // Buffers of the block in work, used again for each.
+    drained: Vec<(Submission<M>, Vec<IngressOffset>)>,
+    taken: Vec<Taken<M::Outcome>>,
+    commands: Vec<M::Command>,
+    outcomes: Vec<M::Outcome>,
+    at_once: VecDeque<Pending<M::Outcome>>,
+    sequenced: Vec<Pending<M::Outcome>>,
+    durable: Vec<Pending<M::Outcome>>,
+    /// Last sequence and bytes of each block that is not durable.
+    unflushed: VecDeque<(u64, usize)>,
+    unflushed_bytes: usize,
+}
+
+impl<M: Machine> Writer<M> {
+    #[allow(clippy::too_many_arguments)] // One caller, which has exactly these parts.
+    pub(crate) fn new(
+        config: SequencerConfig,
+        shared: Arc<Shared>,
+        releaser: Arc<Releaser<M::Outcome>>,
+        receiver: Receiver<Entry<M>>,
+        log: Box<dyn Log>,
+        machine: M,
+        clock: Box<dyn Clock>,
+        header: BlockHeader,
+    ) -> Self {
+        Self {
+            config,
+            shared,
+            releaser,
+            progress: log.progress(),
+            receiver,
+            log,
+            machine,
+            clock,
+            header,
+            encoded: EncodedBlock::new(),
+            carried: None,
+            drained: Vec::new(),
+            taken: Vec::new(),
+            commands: Vec::new(),
+            outcomes: Vec::new(),
+            at_once: VecDeque::new(),
+            sequenced: Vec::new(),
+            durable: Vec::new(),
+            unflushed: VecDeque::new(),
+            unflushed_bytes: 0,
+        }
+    }
+
+    /// Appends a block without commands that raises the epoch, and waits until it is durable.
+    pub(crate) fn append_marker(&mut self, wait_max: Duration) -> Result<(), LogError> {
+        self.stamp();
+        self.encoded
+            .begin(&self.header, 0)
+            .and_then(|()| self.encoded.finish())
+            .map_err(halted)?;
+        // A marker moves no sequence, so blocks are counted. Nothing else is in flight yet.
+        let marked = self.progress.blocks().appended + 1;
+        self.log.append(&self.encoded)?;
+        self.header.parent = *self.encoded.hash();
+        let deadline = Instant::now() + wait_max;
+        let durable = self.progress.wait_until(Some(deadline), |progress| {
+            progress.blocks().durable >= marked || progress.is_poisoned()
+        });
+        self.progress.refuse_if_poisoned()?;
+        if !durable {
+            let waited_ms = u64::try_from(wait_max.as_millis()).unwrap_or(u64::MAX);
+            return Err(self.progress.poison(LogError::CloseTimeout { waited_ms }));
+        }
+        Ok(())
+    }
+
+    /// Runs until the sequencer is stopped; gives the machine back, or says that it panicked.
+    pub(crate) fn run(mut self) -> Result<M, LogError> {
+        let mut panicked = None;
+        while let Some(first) = self.next() {
+            // A panic of the machine or of a reply must not take the waiting answers with it.
+            let step = catch_unwind(AssertUnwindSafe(|| self.step(first)));
+            if let Err(panic) = step {
+                let reason = format!(
+                    "a panic in block {}: {}",
+                    self.header.first_sequence,
+                    panic_text(&*panic)
+                );
+                panicked = Some(self.progress.poison(LogError::Halted { reason }));
+                self.refuse_taken();
+            }
+        }
+        let closed = self.log.close(self.config.stop_wait_max);
+        if let Err(error) = closed {
+            tracing::error!(realm = %self.config.realm, %error, "the log did not close cleanly");
+        }
+        match panicked {
+            Some(cause) => Err(cause),
+            None => Ok(self.machine),
+        }
+    }
+
+    /// The next entry to begin a block with; `None` once stopped and empty.
+    fn next(&mut self) -> Option<Entry<M>> {
+        if let Some(carried) = self.carried.take() {
+            return Some(carried);
+        }
+        loop {
+            match self.receiver.try_recv() {
+                Ok(Entry::Wake) => {}
+                Ok(entry) => return Some(entry),
+                Err(TryRecvError::Disconnected) => return None,
+                Err(TryRecvError::Empty) if self.shared.is_stopping() => {
+                    // A submitter counts itself before it looks whether the sequencer stops: once the count is zero
+                    // after stopping, nobody can still be putting something into the queue.
+                    if self.shared.queued_submissions.load(Ordering::SeqCst) == 0 {
+                        return None;
+                    }
+                    match self.receiver.recv_timeout(Duration::from_millis(1)) {
+                        Ok(Entry::Wake) | Err(RecvTimeoutError::Timeout) => {}
+                        Ok(entry) => return Some(entry),
+                        Err(RecvTimeoutError::Disconnected) => return None,
+                    }
+                }
+                Err(TryRecvError::Empty) => match self.receiver.recv() {
+                    Ok(Entry::Wake) => {}
+                    Ok(entry) => return Some(entry),
+                    Err(_) => return None,
+                },
+            }
+        }
+    }
+
+    fn step(&mut self, first: Entry<M>) {
+        self.wait_for_room();
+        let drain_started = Instant::now();
+        let count = self.drain(first);
+        if count == 0 {
+            return;
+        }
+        if let Err(error) = self.append(count) {
+            if !matches!(error, LogError::Poisoned { .. }) {
+                tracing::error!(realm = %self.config.realm, %error, "the sequencer stops taking commands");
+            }
+            self.progress.poison(error);
+            self.refuse_taken();
+            return;
+        }
+        let append_ended = Instant::now();
+        self.shared
+            .append_times
+            .record(append_ended - drain_started);
+        let context = BlockContext {
+            header: &self.header,
+            hash: self.encoded.hash(),
+            replay: false,
+        };
+        self.machine
+            .apply(&context, &mut self.commands, &mut self.outcomes);
+        self.shared.apply_times.record(append_ended.elapsed());
+        if self.outcomes.len() != count {
+            let (first, given) = (self.header.first_sequence, self.outcomes.len());
+            let reason = format!(
+                "the machine gave {given} outcomes for the {count} commands of block {first}"
+            );
+            self.progress.poison(LogError::Halted { reason });
+            self.refuse_taken();
+            return;
+        }
+        self.release();
+        self.shared.note_rate(count, drain_started.elapsed());
+    }
+
+    /// Waits while too much is appended and not durable: what waits for a flush is bounded, too.
+    fn wait_for_room(&mut self) {
+        let mut stopping_since = None;
+        loop {
+            let positions = self.progress.positions();
+            while let Some((_, bytes)) = self
+                .unflushed
+                .pop_front_if(|(last, _)| *last <= positions.durable_seq)
+            {
+                self.unflushed_bytes -= bytes;
+            }
+            let commands = self.header.first_sequence - 1 - positions.durable_seq;
+            let full = commands > self.config.unflushed_commands_max
+                || self.unflushed_bytes > self.config.unflushed_bytes_max;
+            let (true, Some(&(oldest, _))) = (full, self.unflushed.front()) else {
+                return;
+            };
+            if self.progress.is_poisoned() {
+                return;
+            }
+            // Looks up from the wait to see a stop; a stop waits for a flush only so long.
+            let look_up = Instant::now() + Duration::from_millis(100);
+            self.progress.wait_until(Some(look_up), |progress| {
+                progress.positions().durable_seq >= oldest || progress.is_poisoned()
+            });
+            if self.shared.is_stopping() {
+                let since = *stopping_since.get_or_insert_with(Instant::now);
+                if since.elapsed() > self.config.stop_wait_max {
+                    let waited_ms =
+                        u64::try_from(self.config.stop_wait_max.as_millis()).unwrap_or(u64::MAX);
+                    self.progress.poison(LogError::CloseTimeout { waited_ms });
+                }
+            }
+        }
+    }
+
+    /// Takes from the queue what is there and fits into one block; returns the count of commands.
+    fn drain(&mut self, first: Entry<M>) -> usize {
+        let mut next = Some(first);
+        let (mut count, mut bytes, mut positions) = (0, 0, 0);
+        while let Some(entry) = next.take() {
+            if let Entry::Submission {
+                submission,
+                ingress,
+                bytes: more,
+            } = entry
+            {
+                let fits = count + submission.commands.len() <= self.config.block_commands_max
+                    && bytes + more <= self.config.block_body_bytes_max()
+                    && positions + ingress.len() <= INGRESS_COUNT_MAX;
+                if count > 0 && !fits {
+                    self.carried = Some(Entry::Submission {
+                        submission,
+                        ingress,
+                        bytes: more,
+                    });
+                    break;
+                }
+                count += submission.commands.len();
+                bytes += more;
+                positions += ingress.len();
+                self.shared.leave_queue(submission.commands.len(), more);
+                self.drained.push((submission, ingress));
+            }
+            next = self.receiver.try_recv().ok();
+        }
+        count
+    }
+
+    /// Stamps and appends one block of all that was drained.
+    fn append(&mut self, count: usize) -> Result<(), LogError> {
+        self.header.ingress.clear();
+        for (_, ingress) in &mut self.drained {
+            for position in ingress.drain(..) {
+                consume(&mut self.header.ingress, position);
+            }
+        }
+        self.stamp();
+        // Taken apart before anything can fail, so that every reply is in `taken` and gets its answer.
+        let mut begun = self.encoded.begin(&self.header, count);
+        for (submission, _) in self.drained.drain(..) {
+            let Submission {
+                commands,
+                ack,
+                reply,
+            } = submission;
+            self.taken.push(Taken {
+                count: commands.len(),
+                ack,
+                reply,
+            });
+            for prepared in commands {
+                begun = begun.and_then(|()| self.encoded.push(&prepared.body));
+                self.commands.push(prepared.command);
+            }
+        }
+        begun.and_then(|()| self.encoded.finish()).map_err(halted)?;
+        self.progress.refuse_if_poisoned()?;
+        self.log.append(&self.encoded)?;
+        let bytes = self.encoded.bytes().len();
+        self.unflushed
+            .push_back((self.encoded.last_sequence(), bytes));
+        self.unflushed_bytes += bytes;
+        self.shared.blocks.fetch_add(1, Ordering::Relaxed);
+        self.shared.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn stamp(&mut self) {
+        self.header.time_ms = self.header.time_ms.max(self.clock.now_ms());
+    }
+
+    /// Hands out the outcomes: at once where the level is reached, through the releaser where it is not.
+    fn release(&mut self) {
+        let last_sequence = self.encoded.last_sequence();
+        self.shared
+            .applied_seq
+            .store(last_sequence, Ordering::SeqCst);
+        let poisoned = self.progress.is_poisoned();
+        let appended = !poisoned && self.progress.positions().appended_seq >= last_sequence;
+        let time_ms = self.header.time_ms;
+        let mut first_sequence = self.header.first_sequence;
+        // The next block continues this one, whatever a reply does.
+        self.header.first_sequence = last_sequence + 1;
+        self.header.parent = *self.encoded.hash();
+        let mut outcomes = self.outcomes.drain(..);
+        for Taken { count, ack, reply } in self.taken.drain(..) {
+            let answer = Answer {
+                first_sequence,
+                time_ms,
+                outcomes: outcomes.by_ref().take(count).collect(),
+            };
+            first_sequence += count as u64;
+            let pending = Pending {
+                due: last_sequence,
+                reply,
+                answer,
+            };
+            match ack {
+                Ack::Sequenced if appended => self.at_once.push_back(pending),
+                Ack::Sequenced => self.sequenced.push(pending),
+                Ack::Durable => self.durable.push(pending),
+            }
+        }
+        drop(outcomes);
+        self.commands.clear();
+        self.releaser.push(Ack::Durable, &mut self.durable);
+        self.releaser.push(Ack::Sequenced, &mut self.sequenced);
+        while let Some(pending) = self.at_once.pop_front() {
+            (pending.reply)(Ok(pending.answer));
+        }
+    }
+
+    /// Answers everything of the block in work with the failure.
+    fn refuse_taken(&mut self) {
+        let cause: Arc<str> = match self.progress.poisoned() {
+            Some(cause) => cause.to_string().into(),
+            None => "the block was refused".into(),
+        };
+        for (submission, _) in self.drained.drain(..) {
+            (submission.reply)(Err(SubmitError::Poisoned {
+                cause: Arc::clone(&cause),
+            }));
+        }
+        // Left over when a reply panicked.
+        for pending in self.at_once.drain(..) {
+            (pending.reply)(Err(SubmitError::Poisoned {
+                cause: Arc::clone(&cause),
+            }));
+        }
+        for taken in self.taken.drain(..) {
+            (taken.reply)(Err(SubmitError::Poisoned {
+                cause: Arc::clone(&cause),
+            }));
+        }
+        self.commands.clear();
+        self.outcomes.clear();
+    }
+}
+
+/// Notes the later of two positions of one partition.
+fn consume(ingress: &mut Vec<IngressOffset>, position: IngressOffset) {
+    let found = ingress.binary_search_by(|known| {
+        (&known.topic, known.partition).cmp(&(&position.topic, position.partition))
+    });
+    match found {
+        Ok(index) => ingress[index].offset = ingress[index].offset.max(position.offset),
+        Err(index) => ingress.insert(index, position),
+    }
+}
+
+fn halted(error: crate::block::BlockError) -> LogError {
+    LogError::Halted {
+        reason: error.to_string(),
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
+        (Some(text), _) => text,
+        (_, Some(text)) => text,
+        _ => "no message",
+    }
+}
