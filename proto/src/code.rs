@@ -187,6 +187,8 @@ codes! {
     BadPolicy = 704, InvalidArgument, "version must be the old one plus 1, thresholds in order, limits kept";
     /// As many ids are remembered as may be.
     RetryMemoryFull = 705, ResourceExhausted, "settlement lags behind; try again when it has caught up";
+    /// The realm holds as many accounts, collections or models as it may, or an asset has had its last version.
+    RealmFull = 706, ResourceExhausted, "a limit of the realm is reached for good; open another realm";
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The two hashes that pin an asset's provenance and what a settlement leaf says of it.
+//! The hashes that pin an asset's provenance, what a settlement leaf says of it, and a collection's secret.
 
 use crate::ids::{CollectionId, Digest};
 
@@ -39,4 +39,10 @@ pub fn metadata_digest(
     hasher.update(traits);
     hasher.update(lineage);
     *hasher.finalize().as_bytes()
+}
+
+/// sha2-256 of a collection's secret: what the collection commits to when it is created.
+pub fn seed_commitment(secret: &Digest) -> Digest {
+    use sha2::Digest as _;
+    sha2::Sha256::digest(secret).into()
 }

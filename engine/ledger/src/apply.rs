@@ -1,0 +1,339 @@
+//! The order of a command's steps; the crate's description tells it in prose.
+
+use crate::retries::{Entry, Seen};
+use crate::state::index::KeyHash;
+use crate::state::{Ledger, OutcomeCounts};
+use crate::{ACCOUNTS_MAX, OPEN_BATCHES_MAX};
+use karat_proto::command::{Command, CommandKind};
+use karat_proto::event::{Event, EventKind, Outcome, Winner};
+use karat_proto::{Account, Code, CommandId};
+
+/// The command's place in the log.
+#[derive(Clone, Copy, Debug)]
+pub struct ApplyContext<'a> {
+    /// The command's sequence: the last one applied plus 1.
+    pub sequence: u64,
+    /// Time of its block, milliseconds since the epoch; never less than the time before.
+    pub time_ms: u64,
+    /// Hash of its block; draws use it.
+    pub block_hash: &'a [u8; 32],
+}
+
+/// One command at work: where it stands, and the events so far.
+pub(crate) struct Step<'a> {
+    pub(crate) sequence: u64,
+    pub(crate) time_ms: u64,
+    pub(crate) block_hash: &'a [u8; 32],
+    pub(crate) command: CommandId,
+    pub(crate) actor: Account,
+    events: &'a mut Vec<Event>,
+    first_event: usize,
+}
+
+impl Step<'_> {
+    /// Adds an event. A command causes at most a few thousand (the largest is a tick that draws claims), so their numbers
+    /// fit in 16 bits.
+    #[inline]
+    pub(crate) fn emit(&mut self, kind: EventKind) {
+        let index = self.events.len() - self.first_event;
+        debug_assert!(index <= usize::from(u16::MAX), "events of one command");
+        self.events.push(Event {
+            sequence: self.sequence,
+            index: index as u16,
+            time_ms: self.time_ms,
+            kind,
+        });
+    }
+
+    /// This command, as the winner of what it changes.
+    #[inline]
+    pub(crate) fn change(&self) -> Winner {
+        Winner {
+            id: self.command,
+            sequence: self.sequence,
+        }
+    }
+}
+
+/// Why a command was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) code: Code,
+    pub(crate) subject: u64,
+    pub(crate) winner: Option<Winner>,
+}
+
+impl Refusal {
+    pub(crate) fn about(code: Code, subject: u64) -> Refusal {
+        Refusal {
+            code,
+            subject,
+            winner: None,
+        }
+    }
+
+    pub(crate) fn lost_to(code: Code, subject: u64, winner: Option<Winner>) -> Refusal {
+        Refusal {
+            code,
+            subject,
+            winner,
+        }
+    }
+}
+
+impl From<Code> for Refusal {
+    fn from(code: Code) -> Refusal {
+        Refusal::about(code, 0)
+    }
+}
+
+/// What a command was about, or why it was refused.
+pub(crate) type Applied = Result<u64, Refusal>;
+
+/// Whose command it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Class {
+    Genesis,
+    Player,
+    Operator,
+    Verifier,
+    Settler,
+}
+
+impl Ledger {
+    /// Applies one command and appends what it changed to `events` (which is not emptied).
+    ///
+    /// Sequences must be dense: `context.sequence` is [`Ledger::applied_seq`] plus 1. A caller that breaks this has lost part
+    /// of its log; debug builds stop, release builds go on and show it in every digest from there.
+    ///
+    /// A refusal is an outcome with a code, never an error, and changes nothing but the retry memory.
+    pub fn apply(
+        &mut self,
+        context: &ApplyContext<'_>,
+        command: &Command,
+        events: &mut Vec<Event>,
+    ) -> Outcome {
+        debug_assert_eq!(
+            context.sequence,
+            self.applied_seq + 1,
+            "sequences must be dense"
+        );
+        self.applied_seq = context.sequence;
+        self.time_ms = context.time_ms;
+        let first_event = events.len();
+        let mut step = Step {
+            sequence: context.sequence,
+            time_ms: context.time_ms,
+            block_hash: context.block_hash,
+            command: command.id,
+            actor: command.actor,
+            events,
+            first_event,
+        };
+
+        let hash = KeyHash::of(&command.id.0);
+        let outcome = match self.retries.look_up(hash, &command.id, &command.body_hash) {
+            Seen::Before(first) => first,
+            Seen::WithAnotherBody => outcome_of(&step, Err(Code::IdReused.into())),
+            Seen::Never => self.apply_new(&mut step, hash, command),
+        };
+
+        self.cut_full_batch(&mut step);
+        if let Some(realm) = &self.realm {
+            let window = realm.policy.retry_window_commands;
+            self.retries
+                .forget(self.applied_seq, self.settled_seq(), window);
+        }
+        count(&mut self.outcomes, &outcome);
+        let folded = self
+            .digest
+            .absorb(context.sequence, &outcome, &step.events[first_event..]);
+        if cfg!(debug_assertions) && folded {
+            self.assert_invariants_sometimes();
+        }
+        outcome
+    }
+
+    /// A command whose id is not remembered.
+    fn apply_new(&mut self, step: &mut Step<'_>, hash: KeyHash, command: &Command) -> Outcome {
+        let class = self.class(command);
+        let player = class == Class::Player;
+        let full = match player {
+            true => self.retries.is_full() || self.batches.open() >= OPEN_BATCHES_MAX,
+            false => self.retries.is_reserve_full(),
+        };
+        if full {
+            // These repeat without harm and make room, so they are applied and not remembered.
+            let makes_room =
+                class == Class::Settler || matches!(command.kind, CommandKind::Tick { .. });
+            let result = match makes_room {
+                true => self.apply_checked(step, class, command),
+                false => Err(Code::RetryMemoryFull.into()),
+            };
+            return outcome_of(step, result);
+        }
+        let result = self.apply_checked(step, class, command);
+        let outcome = outcome_of(step, result);
+        self.retries.remember(
+            hash,
+            Entry {
+                sequence: outcome.sequence,
+                subject: outcome.subject,
+                id: command.id,
+                body_hash: command.body_hash,
+                code: outcome.code,
+            },
+            outcome.winner,
+        );
+        outcome
+    }
+
+    fn apply_checked(&mut self, step: &mut Step<'_>, class: Class, command: &Command) -> Applied {
+        let roles = match (&self.realm, class) {
+            (None, Class::Genesis) => None,
+            (None, _) | (Some(_), Class::Genesis) => return Err(Code::BadGenesis.into()),
+            (Some(realm), _) => Some((realm.roles, realm.paused)),
+        };
+        if command.actor.is_nobody() {
+            return Err(Code::NotAllowed.into());
+        }
+        if let Some((roles, paused)) = roles {
+            let allowed = match class {
+                Class::Operator => command.actor == roles.operator,
+                Class::Verifier => command.actor == roles.verifier,
+                Class::Settler => command.actor == roles.settler,
+                Class::Player | Class::Genesis => true,
+            };
+            if !allowed {
+                return Err(Code::NotAllowed.into());
+            }
+            if paused && class == Class::Player {
+                return Err(Code::Paused.into());
+            }
+        }
+        if self.accounts.len() >= ACCOUNTS_MAX && class != Class::Settler {
+            return Err(Code::RealmFull.into());
+        }
+        self.dispatch(step, &command.kind)
+    }
+
+    fn dispatch(&mut self, step: &mut Step<'_>, kind: &CommandKind) -> Applied {
+        match kind {
+            CommandKind::Genesis(genesis) => self.genesis(step, genesis),
+            CommandKind::CreateCollection(spec) => self.create_collection(step, spec),
+            CommandKind::RevealSeed { collection, secret } => {
+                self.reveal_seed(step, *collection, secret)
+            }
+            CommandKind::Mint(mint) => self.mint(step, mint),
+            CommandKind::Revise(revise) => self.revise(step, revise),
+            CommandKind::Transfer { asset, version, to } => {
+                self.transfer(step, *asset, *version, *to)
+            }
+            CommandKind::Claim { asset, version } => self.claim(step, *asset, *version),
+            CommandKind::Exchange(exchange) => self.exchange(step, exchange),
+            CommandKind::Burn { asset, version } => self.burn(step, *asset, *version),
+            CommandKind::Redeem { asset, version, to } => self.redeem(step, *asset, *version, *to),
+            CommandKind::Deposit { account, amount } => self.deposit(step, *account, *amount),
+            CommandKind::Withdraw { account, amount } => self.withdraw(step, *account, *amount),
+            CommandKind::Verdict(verdict) => self.verdict(step, verdict),
+            CommandKind::ReviewDecision {
+                asset,
+                version,
+                accepted,
+                reason,
+            } => self.review_decision(step, *asset, *version, *accepted, reason),
+            CommandKind::RegisterModel { digest, name, role } => {
+                self.register_model(step, digest, name, *role)
+            }
+            CommandKind::PromoteModel { digest } => self.promote_model(step, digest),
+            CommandKind::RetireModel { digest } => self.retire_model(step, digest),
+            CommandKind::SetPolicy(policy) => self.set_policy(step, policy),
+            CommandKind::Freeze { asset, reason } => self.freeze(step, *asset, reason),
+            CommandKind::Unfreeze { asset } => self.unfreeze(step, *asset),
+            CommandKind::Pause { paused } => self.pause(step, *paused),
+            CommandKind::BatchSealed {
+                number,
+                root,
+                payload,
+                leaves,
+            } => self.batch_sealed(step, *number, root, payload, *leaves),
+            CommandKind::BatchCommitted {
+                number,
+                transaction,
+                chain_block,
+                gas_used,
+                fee_wei,
+            } => self.batch_committed(
+                step,
+                *number,
+                crate::BatchCommitment {
+                    transaction: *transaction,
+                    chain_block: *chain_block,
+                    gas_used: *gas_used,
+                    fee_wei: *fee_wei,
+                },
+            ),
+            CommandKind::BatchFinal { number } => self.batch_final(step, *number),
+            CommandKind::Tick { base_fee_wei } => self.tick(step, *base_fee_wei),
+        }
+    }
+
+    fn class(&self, command: &Command) -> Class {
+        match &command.kind {
+            CommandKind::Genesis(_) => Class::Genesis,
+            CommandKind::CreateCollection(_)
+            | CommandKind::RevealSeed { .. }
+            | CommandKind::Mint(_)
+            | CommandKind::Revise(_)
+            | CommandKind::Transfer { .. }
+            | CommandKind::Claim { .. }
+            | CommandKind::Exchange(_)
+            | CommandKind::Burn { .. }
+            | CommandKind::Redeem { .. } => Class::Player,
+            // The operator can pay out in a paused realm.
+            CommandKind::Withdraw { .. } => match &self.realm {
+                Some(realm) if realm.roles.operator == command.actor => Class::Operator,
+                _ => Class::Player,
+            },
+            CommandKind::Deposit { .. }
+            | CommandKind::ReviewDecision { .. }
+            | CommandKind::RegisterModel { .. }
+            | CommandKind::PromoteModel { .. }
+            | CommandKind::RetireModel { .. }
+            | CommandKind::SetPolicy(_)
+            | CommandKind::Freeze { .. }
+            | CommandKind::Unfreeze { .. }
+            | CommandKind::Pause { .. }
+            | CommandKind::Tick { .. } => Class::Operator,
+            CommandKind::Verdict(_) => Class::Verifier,
+            CommandKind::BatchSealed { .. }
+            | CommandKind::BatchCommitted { .. }
+            | CommandKind::BatchFinal { .. } => Class::Settler,
+        }
+    }
+}
+
+#[inline]
+fn outcome_of(step: &Step<'_>, result: Applied) -> Outcome {
+    let (code, subject, winner) = match result {
+        Ok(subject) => (Code::Accepted, subject, None),
+        Err(refusal) => (refusal.code, refusal.subject, refusal.winner),
+    };
+    Outcome {
+        sequence: step.sequence,
+        code,
+        replayed: false,
+        subject,
+        winner,
+    }
+}
+
+fn count(counts: &mut OutcomeCounts, outcome: &Outcome) {
+    if outcome.replayed {
+        counts.replayed += 1;
+    } else if outcome.code == Code::Accepted {
+        counts.accepted += 1;
+    } else {
+        counts.refused += 1;
+    }
+}

@@ -1,0 +1,265 @@
+//! Canonical bytes of the parts that events and snapshots share.
+
+use super::CodecError;
+use super::bytes::{Put, Reader};
+use karat_proto::command::{
+    AgentKind, ClaimRule, CollectionSpec, Content, Decision, Exclusion, Finding, Lineage,
+    ModelRole, PendingRule, Policy, TraitSpec, Traits, ValueCap,
+};
+use karat_proto::event::{AssetState, LeafKind, TransferCause, Winner};
+
+/// Numbers for the variants of an enum without fields; never reused.
+macro_rules! numbered {
+    ($type:ident, $what:literal, $put:ident, $read:ident, { $($variant:ident = $number:literal),* $(,)? }) => {
+        #[inline]
+        pub(crate) fn $put(value: $type, out: &mut Vec<u8>) {
+            out.put_u8(match value {
+                $($type::$variant => $number,)*
+            });
+        }
+
+        pub(crate) fn $read(reader: &mut Reader<'_>) -> Result<$type, CodecError> {
+            match reader.u8()? {
+                $($number => Ok($type::$variant),)*
+                other => Err(reader.unknown($what, other.into())),
+            }
+        }
+    };
+}
+
+numbered!(AssetState, "asset state", put_state, state, {
+    Pending = 0, Active = 1, Rejected = 2, InReview = 3, Frozen = 4, Redeemed = 5, Burned = 6,
+});
+numbered!(TransferCause, "transfer cause", put_cause, cause, {
+    Transfer = 0, Claim = 1, Exchange = 2,
+});
+numbered!(LeafKind, "leaf kind", put_leaf_kind, leaf_kind, {
+    Held = 0, Burned = 1, Redeemed = 2,
+});
+numbered!(Decision, "decision", put_decision, decision, {
+    Accept = 0, Reject = 1, Review = 2,
+});
+numbered!(AgentKind, "agent", put_agent, agent, {
+    Integrity = 0, Policy = 1, Parity = 2, ReExecution = 3,
+});
+numbered!(ModelRole, "model role", put_role, role, {
+    Generator = 0, Auditor = 1,
+});
+
+#[inline]
+pub(crate) fn put_winner(winner: &Winner, out: &mut Vec<u8>) {
+    out.put_bytes(&winner.id.0);
+    out.put_u64(winner.sequence);
+}
+
+pub(crate) fn winner(reader: &mut Reader<'_>) -> Result<Winner, CodecError> {
+    Ok(Winner {
+        id: reader.command_id()?,
+        sequence: reader.u64()?,
+    })
+}
+
+#[inline]
+pub(crate) fn put_optional_winner(winner: Option<&Winner>, out: &mut Vec<u8>) {
+    out.put_bool(winner.is_some());
+    if let Some(winner) = winner {
+        put_winner(winner, out);
+    }
+}
+
+pub(crate) fn optional_winner(reader: &mut Reader<'_>) -> Result<Option<Winner>, CodecError> {
+    match reader.bool()? {
+        true => winner(reader).map(Some),
+        false => Ok(None),
+    }
+}
+
+#[inline]
+pub(crate) fn put_content(content: &Content, out: &mut Vec<u8>) {
+    out.put_bytes(&content.digest);
+    out.put_u32(content.size);
+}
+
+pub(crate) fn content(reader: &mut Reader<'_>) -> Result<Content, CodecError> {
+    Ok(Content {
+        digest: reader.digest()?,
+        size: reader.u32()?,
+    })
+}
+
+#[inline]
+pub(crate) fn put_traits(traits: &Traits, out: &mut Vec<u8>) {
+    let values = traits.as_slice();
+    out.put_u8(values.len() as u8);
+    out.put_bytes(values);
+}
+
+pub(crate) fn traits(reader: &mut Reader<'_>) -> Result<Traits, CodecError> {
+    let length = reader.u8()?;
+    let values = reader.bytes(usize::from(length))?;
+    Traits::new(values).ok_or_else(|| reader.unknown("number of traits", length.into()))
+}
+
+#[inline]
+pub(crate) fn put_lineage(lineage: &Lineage, out: &mut Vec<u8>) {
+    out.put_bytes(&lineage.model);
+    out.put_text(&lineage.variant);
+    out.put_bytes(&lineage.seed);
+    out.put_bytes(&lineage.hash);
+}
+
+pub(crate) fn lineage(reader: &mut Reader<'_>) -> Result<Lineage, CodecError> {
+    Ok(Lineage {
+        model: reader.digest()?,
+        variant: reader.text()?,
+        seed: reader.digest()?,
+        hash: reader.digest()?,
+    })
+}
+
+pub(crate) fn put_findings(findings: &[Finding], out: &mut Vec<u8>) {
+    out.put_length(findings.len());
+    for finding in findings {
+        put_agent(finding.agent, out);
+        out.put_u16(finding.code);
+        out.put_u32(finding.measure);
+    }
+}
+
+pub(crate) fn findings(reader: &mut Reader<'_>) -> Result<Vec<Finding>, CodecError> {
+    let length = reader.length()?;
+    (0..length)
+        .map(|_| {
+            Ok(Finding {
+                agent: agent(reader)?,
+                code: reader.u16()?,
+                measure: reader.u32()?,
+            })
+        })
+        .collect()
+}
+
+pub(crate) fn put_policy(policy: &Policy, out: &mut Vec<u8>) {
+    out.put_u32(policy.version);
+    out.put_u32(policy.accept_below_ppm);
+    out.put_u32(policy.reject_above_ppm);
+    out.put_u32(policy.reexecution_sample_ppm);
+    out.put_u32(policy.batch_changes_max);
+    out.put_u64(policy.batch_age_ms_max);
+    out.put_u64(policy.batch_base_fee_wei_max);
+    out.put_u64(policy.batch_deferral_ms_max);
+    out.put_u64(policy.retry_window_commands);
+}
+
+pub(crate) fn policy(reader: &mut Reader<'_>) -> Result<Policy, CodecError> {
+    Ok(Policy {
+        version: reader.u32()?,
+        accept_below_ppm: reader.u32()?,
+        reject_above_ppm: reader.u32()?,
+        reexecution_sample_ppm: reader.u32()?,
+        batch_changes_max: reader.u32()?,
+        batch_age_ms_max: reader.u64()?,
+        batch_base_fee_wei_max: reader.u64()?,
+        batch_deferral_ms_max: reader.u64()?,
+        retry_window_commands: reader.u64()?,
+    })
+}
+
+pub(crate) fn put_spec(spec: &CollectionSpec, out: &mut Vec<u8>) {
+    out.put_text(&spec.name);
+    out.put_u64(spec.supply_cap);
+    out.put_length(spec.traits.len());
+    for each in &spec.traits {
+        out.put_text(&each.name);
+        out.put_length(each.values.len());
+        for value in &each.values {
+            out.put_text(value);
+        }
+        out.put_length(each.weights.len());
+        for weight in &each.weights {
+            out.put_u32(*weight);
+        }
+    }
+    out.put_length(spec.exclusions.len());
+    for pair in &spec.exclusions {
+        out.put_bytes(&[pair.first.0, pair.first.1, pair.second.0, pair.second.1]);
+    }
+    out.put_length(spec.value_caps.len());
+    for cap in &spec.value_caps {
+        out.put_bytes(&[cap.trait_index, cap.value]);
+        out.put_u32(cap.most);
+    }
+    match spec.claim_rule {
+        ClaimRule::First => out.put_u8(0),
+        ClaimRule::Draw { window_ms } => {
+            out.put_u8(1);
+            out.put_u64(window_ms);
+        }
+    }
+    out.put_bool(spec.pending_rule.trade);
+    out.put_bool(spec.pending_rule.settle);
+    out.put_bool(spec.pending_rule.show);
+    out.put_bytes(&spec.seed_commitment);
+    out.put_u32(spec.royalty_basis_points);
+    out.put_bytes(&spec.royalty_receiver.0);
+}
+
+pub(crate) fn spec(reader: &mut Reader<'_>) -> Result<CollectionSpec, CodecError> {
+    let name = reader.text()?;
+    let supply_cap = reader.u64()?;
+    let traits = (0..reader.length()?)
+        .map(|_| trait_spec(reader))
+        .collect::<Result<_, CodecError>>()?;
+    let exclusions = (0..reader.length()?)
+        .map(|_| {
+            Ok(Exclusion {
+                first: (reader.u8()?, reader.u8()?),
+                second: (reader.u8()?, reader.u8()?),
+            })
+        })
+        .collect::<Result<_, CodecError>>()?;
+    let value_caps = (0..reader.length()?)
+        .map(|_| {
+            Ok(ValueCap {
+                trait_index: reader.u8()?,
+                value: reader.u8()?,
+                most: reader.u32()?,
+            })
+        })
+        .collect::<Result<_, CodecError>>()?;
+    let claim_rule = match reader.u8()? {
+        0 => ClaimRule::First,
+        1 => ClaimRule::Draw {
+            window_ms: reader.u64()?,
+        },
+        other => return Err(reader.unknown("claim rule", other.into())),
+    };
+    Ok(CollectionSpec {
+        name,
+        supply_cap,
+        traits,
+        exclusions,
+        value_caps,
+        claim_rule,
+        pending_rule: PendingRule {
+            trade: reader.bool()?,
+            settle: reader.bool()?,
+            show: reader.bool()?,
+        },
+        seed_commitment: reader.digest()?,
+        royalty_basis_points: reader.u32()?,
+        royalty_receiver: reader.account()?,
+    })
+}
+
+fn trait_spec(reader: &mut Reader<'_>) -> Result<TraitSpec, CodecError> {
+    Ok(TraitSpec {
+        name: reader.text()?,
+        values: (0..reader.length()?)
+            .map(|_| reader.text())
+            .collect::<Result<_, CodecError>>()?,
+        weights: (0..reader.length()?)
+            .map(|_| reader.u32())
+            .collect::<Result<_, CodecError>>()?,
+    })
+}

@@ -1,0 +1,198 @@
+//! Retry memory: the first outcome of every command id, for as long as a retry may come.
+//!
+//! Entries lie in the order of their sequences, so that the oldest is always the first to go. An id is forgotten when both
+//! hold: more than `policy.retry_window_commands` commands came after it, and its sequence is settled (see
+//! [`crate::Ledger::settled_seq`]). At most [`FORGOTTEN_A_COMMAND_MAX`] are forgotten after one command, so that a batch
+//! that settles millions of commands does not stop the realm for a second.
+//!
+//! An entry takes 56 bytes and its slot in the index 9 to 21: about 70. The default window of 1,000,000 commands is 70 MB;
+//! a full memory of [`RETRY_ENTRIES_MAX`] is 1.1 GB.
+
+use crate::state::index::{Index, KeyHash};
+use karat_proto::command::BodyHash;
+use karat_proto::event::{Outcome, Winner};
+use karat_proto::{Code, CommandId};
+use std::collections::VecDeque;
+
+/// Ids remembered at most before players' commands are refused.
+pub const RETRY_ENTRIES_MAX: u64 = 16_000_000;
+/// Ids remembered beyond that for the operator's and the verifier's commands. Past it they are refused as well; the
+/// settler's commands and ticks are then applied without being remembered, since applying them again changes nothing (a
+/// batch's steps go by number), and since settlement is what makes room.
+pub const RETRY_ENTRIES_RESERVED: u64 = 1_000_000;
+/// Ids forgotten after one command at most. A command adds one, so a backlog shrinks by three a command.
+pub const FORGOTTEN_A_COMMAND_MAX: usize = 4;
+
+/// Entries in a chunk of the memory, 224 KB.
+const CHUNK: usize = 4096;
+
+/// The first outcome of an id.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Entry {
+    pub(crate) sequence: u64,
+    pub(crate) subject: u64,
+    pub(crate) id: CommandId,
+    pub(crate) body_hash: BodyHash,
+    pub(crate) code: Code,
+}
+
+/// What the memory says about an id.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Seen {
+    /// Nothing: the command is new (or long settled).
+    Never,
+    /// The same command was applied; this was its outcome.
+    Before(Outcome),
+    /// Another command was applied under the same id.
+    WithAnotherBody,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Retries {
+    /// Chunks in order; the first one's first `gone` entries are forgotten.
+    chunks: VecDeque<Vec<Entry>>,
+    gone: usize,
+    /// Number of the oldest entry, counted since the realm began.
+    first_number: u64,
+    length: u64,
+    index: Index,
+    /// Winners that refusals named, in the order of the refusals' sequences. Few refusals name one, so entries do without.
+    winners: VecDeque<(u64, Winner)>,
+    pub(crate) entries_max: u64,
+    pub(crate) entries_reserved: u64,
+}
+
+impl Retries {
+    pub(crate) fn new(entries_max: u64, entries_reserved: u64) -> Retries {
+        Retries {
+            chunks: VecDeque::new(),
+            gone: 0,
+            first_number: 0,
+            length: 0,
+            index: Index::new(),
+            winners: VecDeque::new(),
+            entries_max,
+            entries_reserved,
+        }
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.length
+    }
+
+    pub(crate) fn indexed(&self) -> usize {
+        self.index.len()
+    }
+
+    /// No room for another player's command.
+    pub(crate) fn is_full(&self) -> bool {
+        self.length >= self.entries_max
+    }
+
+    /// No room for anybody's.
+    pub(crate) fn is_reserve_full(&self) -> bool {
+        self.length >= self.entries_max.saturating_add(self.entries_reserved)
+    }
+
+    /// An entry by its number's low 32 bits; fewer than 2^32 are alive at a time.
+    #[inline]
+    fn entry(&self, low: u32) -> Option<&Entry> {
+        let place = u64::from(low.wrapping_sub(self.first_number as u32));
+        let place = usize::try_from(place).ok()? + self.gone;
+        self.chunks.get(place / CHUNK)?.get(place % CHUNK)
+    }
+
+    #[inline]
+    pub(crate) fn look_up(&self, hash: KeyHash, id: &CommandId, body_hash: &BodyHash) -> Seen {
+        let found = self.index.find(hash, |number| {
+            self.entry(number).is_some_and(|entry| entry.id == *id)
+        });
+        let Some(entry) = found.and_then(|number| self.entry(number)) else {
+            return Seen::Never;
+        };
+        if entry.body_hash != *body_hash {
+            return Seen::WithAnotherBody;
+        }
+        Seen::Before(Outcome {
+            sequence: entry.sequence,
+            code: entry.code,
+            replayed: true,
+            subject: entry.subject,
+            winner: self.winner(entry.sequence),
+        })
+    }
+
+    fn winner(&self, sequence: u64) -> Option<Winner> {
+        let place = self
+            .winners
+            .binary_search_by_key(&sequence, |(of, _)| *of)
+            .ok()?;
+        self.winners.get(place).map(|(_, winner)| *winner)
+    }
+
+    /// Remembers an outcome; its id must not be there.
+    #[inline]
+    pub(crate) fn remember(&mut self, hash: KeyHash, entry: Entry, winner: Option<Winner>) {
+        let number = (self.first_number + self.length) as u32;
+        if let Some(winner) = winner {
+            self.winners.push_back((entry.sequence, winner));
+        }
+        match self.chunks.back_mut() {
+            Some(chunk) if chunk.len() < CHUNK => chunk.push(entry),
+            _ => {
+                let mut chunk = Vec::with_capacity(CHUNK);
+                chunk.push(entry);
+                self.chunks.push_back(chunk);
+            }
+        }
+        self.length += 1;
+        self.index.insert(hash, number);
+    }
+
+    /// Forgets ids from the oldest on: settled ones that have more than `window` commands after them.
+    #[inline]
+    pub(crate) fn forget(&mut self, applied_seq: u64, settled_seq: u64, window: u64) {
+        for _ in 0..FORGOTTEN_A_COMMAND_MAX {
+            let Some(entry) = self.chunks.front().and_then(|chunk| chunk.get(self.gone)) else {
+                return;
+            };
+            if entry.sequence > settled_seq || applied_seq - entry.sequence <= window {
+                return;
+            }
+            let (id, sequence) = (entry.id, entry.sequence);
+            let removed = self
+                .index
+                .remove(KeyHash::of(&id.0), self.first_number as u32);
+            debug_assert!(removed, "every entry is in the index");
+            while self.winners.front().is_some_and(|(of, _)| *of <= sequence) {
+                self.winners.pop_front();
+            }
+            self.first_number += 1;
+            self.length -= 1;
+            self.gone += 1;
+            if self.gone == CHUNK {
+                self.chunks.pop_front();
+                self.gone = 0;
+            }
+        }
+    }
+
+    /// Puts an entry of a snapshot back; they come in their order.
+    pub(crate) fn restore(&mut self, entry: Entry) {
+        self.remember(KeyHash::of(&entry.id.0), entry, None);
+    }
+
+    /// Puts a winner of a snapshot back; they come in their order.
+    pub(crate) fn restore_winner(&mut self, sequence: u64, winner: Winner) {
+        self.winners.push_back((sequence, winner));
+    }
+
+    /// Entries from the oldest on.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.chunks.iter().flatten().skip(self.gone)
+    }
+
+    pub(crate) fn winners(&self) -> &VecDeque<(u64, Winner)> {
+        &self.winners
+    }
+}
