@@ -1,0 +1,219 @@
+"""Trains generator, exact generator and auditor; weights go to the cache folder as .npz files.
+
+    python train.py generator|exact|auditor [--steps N]
+"""
+
+import argparse
+import os
+import time
+
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=true intra_op_parallelism_threads=2")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import models
+from corruption import SEEN, damage
+from data import CACHE, dataset, one_hot
+from vocabulary import CARDINALITIES, OFFSETS
+
+SEED = 20261121
+TRAIN_COUNT = int(os.environ.get("KARAT_TRAIN_COUNT", 24000))
+TRAIN_SEED, CHECK_COUNT, CHECK_SEED = 1, 2000, 2
+STEPS = {"generator": 14000, "exact": 600, "auditor": 7000}
+BATCH = 16
+
+
+# The item's middle, where gem and ornament lie, weighs about three times the corners.
+_place = (np.arange(64) - 31.5) / 32.0
+MIDDLE = (0.6 + 1.2 * np.exp(-(_place[:, None] ** 2 + _place[None, :] ** 2) / 0.3)).astype(np.float32)[..., None]
+
+
+def save(name, weights):
+    CACHE.mkdir(parents=True, exist_ok=True)
+    np.savez(CACHE / f"{name}.npz", **{k: np.asarray(v) for k, v in weights.items()})
+
+
+def load(name):
+    with np.load(CACHE / f"{name}.npz") as held:
+        return {k: held[k] for k in held.files}
+
+
+def optimizer(steps, peak):
+    """Adam: a short warm-up, then level, and the last quarter straight down to nothing."""
+    rise, fall = min(300, steps // 10), steps // 4
+    schedule = optax.join_schedules(
+        [optax.linear_schedule(peak / 20, peak, rise), optax.constant_schedule(peak), optax.linear_schedule(peak, peak / 100, fall)],
+        [rise, steps - fall])
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule, b1=0.9, b2=0.99))
+
+
+def picture_loss(made, wanted, share=1.0):
+    """Squared error, and in time absolute errors of levels and of neighbours' differences.
+
+    The absolute terms keep edges sharp, but from the start they reward a flat grey picture and
+    the rectifiers die; `share` (0..1, how far training is) brings them in over its first fifth.
+    """
+    error = made - wanted
+    across, down = error[:, :, 1:] - error[:, :, :-1], error[:, 1:] - error[:, :-1]
+
+    def mean(values):
+        height, width = values.shape[1:3]
+        return (values * MIDDLE[:height, :width]).mean()
+    square = mean(jnp.square(error)) + 0.5 * (mean(jnp.square(across)) + mean(jnp.square(down)))
+    sharp = mean(jnp.abs(error)) + 0.5 * (mean(jnp.abs(across)) + mean(jnp.abs(down)))
+    return 4.0 * square + jnp.clip((share - 0.03) * 6.0, 0.0, 1.0) * sharp
+
+
+def loop(label, weights, loss, batches, steps, peak):
+    tool = optimizer(steps, peak)
+    state = tool.init(weights)
+
+    @jax.jit
+    def step(weights, state, share, *batch):
+        value, slope = jax.value_and_grad(loss)(weights, share, *batch)
+        change, state = tool.update(slope, state, weights)
+        return optax.apply_updates(weights, change), state, value
+
+    begun, seen = time.time(), []
+    for i in range(1, steps + 1):
+        weights, state, value = step(weights, state, np.float32(i / steps), *next(batches))
+        seen.append(value)
+        if i % 500 == 0 or i == steps:
+            print(f"{label} {i}/{steps} loss {float(np.mean(seen)):.5f} {time.time() - begun:.0f} s", flush=True)
+            seen = []
+        if i % 2000 == 0:
+            save(f"{label}-so-far", weights)
+    return weights
+
+
+def picture_batches(seed):
+    indices, latent, pixels = dataset(TRAIN_COUNT, TRAIN_SEED)
+    traits, source = one_hot(indices), np.random.default_rng(seed)
+    pixels = np.asarray(pixels)
+    while True:
+        order = source.permutation(len(traits))
+        for start in range(0, len(order) - BATCH + 1, BATCH):
+            pick = order[start:start + BATCH]
+            yield traits[pick], latent[pick], pixels[pick].astype(np.float32) / 255.0
+
+
+def train_generator(steps):
+    def loss(p, share, traits, latent, wanted):
+        return picture_loss(models.generator(p, traits, latent), wanted, share)
+    weights = loop("generator", models.generator_weights(SEED), loss, picture_batches(SEED), steps, 2.5e-3)
+    save("generator", weights)
+
+
+def train_exact(steps):
+    weights = load("generator")
+    indices, latent, _ = dataset(CHECK_COUNT, CHECK_SEED)
+    bits = models.activation_bits(weights, one_hot(indices[:512]), latent[:512])
+
+    def loss(p, _, traits, latent, wanted):
+        made = models.exact_generator(p, bits, traits, latent) / 255.0
+        return picture_loss(made, wanted)
+    if steps:
+        weights = loop("exact", weights, loss, picture_batches(SEED + 1), steps, 2e-4)
+    save("exact", weights | {f"bits_{k}": np.int32(v) for k, v in bits.items()})
+
+
+def exact_parts(held):
+    weights = {k: v for k, v in held.items() if not k.startswith("bits_")}
+    return weights, {k[5:]: int(v) for k, v in held.items() if k.startswith("bits_")}
+
+
+def generated(count, seed, exact):
+    """Generator pictures with the inputs that made them."""
+    from data import draw_inputs
+    indices, latent = draw_inputs(count, seed)
+    traits = one_hot(indices)
+    if exact:
+        weights, bits = exact_parts(load("exact"))
+        make = jax.jit(lambda t, z: models.exact_generator(weights, bits, t, z))
+    else:
+        weights = load("generator")
+        make = jax.jit(lambda t, z: jnp.floor(jnp.clip(models.generator(weights, t, z) * 255.0 + 0.5, 0, 255)))
+    pixels = [np.asarray(make(traits[i:i + 50], latent[i:i + 50])).astype(np.uint8) for i in range(0, count, 50)]
+    return indices, latent, np.concatenate(pixels)
+
+
+def embedding_target(indices, latent):
+    """A fixed random projection: near pictures (same traits, near latents) are near, others far."""
+    plan = np.random.default_rng(7).standard_normal((sum(CARDINALITIES) + latent.shape[1], models.EMBEDDING))
+    parts = np.concatenate([one_hot(indices), 0.35 * latent], 1)
+    return (parts @ plan / np.sqrt(models.EMBEDDING)).astype(np.float32)
+
+
+def trait_loss(logits, indices):
+    total = 0.0
+    for trait, (low, high) in enumerate(zip(OFFSETS, OFFSETS[1:])):
+        total += optax.softmax_cross_entropy_with_integer_labels(logits[:, low:high], indices[:, trait]).mean()
+    return total
+
+
+def auditor_batches(seed):
+    sets = [tuple(np.asarray(part) for part in dataset(TRAIN_COUNT, TRAIN_SEED)),
+            generated(8000, SEED + 2, False), generated(4000, SEED + 3, True)]
+    indices, latent, pixels = (np.concatenate([s[i] for s in sets]) for i in range(3))
+    target = embedding_target(indices, latent)
+    source = np.random.default_rng(seed)
+    real, made = np.arange(len(sets[0][0])), np.arange(len(sets[0][0]), len(pixels))
+    half = BATCH // 2
+    pick = np.concatenate([source.choice(real, 15000), source.choice(made, 15000)])
+    pool, _ = damage(pixels[pick], SEEN, seed + 1)
+    while True:
+        sound = np.concatenate([source.choice(real, half), source.choice(made, half)])
+        broken = source.integers(0, len(pool), BATCH)
+        yield (np.concatenate([pixels[sound], pool[broken]]).astype(np.float32), indices[sound], target[sound])
+
+
+def train_auditor(steps):
+    truth = np.concatenate([np.zeros(BATCH), np.ones(BATCH)]).astype(np.float32)
+
+    def loss(p, _, pixels, indices, target):
+        logits, corruption, embedding = models.auditor(p, pixels)
+        wrong = optax.sigmoid_binary_cross_entropy(corruption[:, 0], truth).mean()
+        return (trait_loss(logits[:BATCH], indices) + 2.0 * wrong
+                + 0.5 * jnp.square(embedding[:BATCH] - target).mean())
+    weights = loop("auditor", models.auditor_weights(SEED + 5), loss, auditor_batches(SEED + 6), steps, 2e-3)
+    save("auditor-raw", weights)
+    save("auditor", calibrated(weights))
+
+
+def calibrated(weights):
+    """Fits slope and offset of the corruption logit on held-out pictures and folds them in."""
+    pixels = np.concatenate([np.asarray(dataset(CHECK_COUNT, CHECK_SEED)[2]),
+                             generated(1000, SEED + 8, False)[2], generated(1000, SEED + 9, True)[2]])
+    broken, _ = damage(pixels, SEEN, SEED + 10)
+    ask = jax.jit(lambda x: models.auditor(weights, x)[1][:, 0])
+    both = np.concatenate([pixels, broken])
+    logit = np.concatenate([np.asarray(ask(both[i:i + 100].astype(np.float32))) for i in range(0, len(both), 100)])
+    truth = np.repeat([0.0, 1.0], len(pixels))
+    fit = jnp.array([1.0, 0.0])
+    tool = optax.adam(0.02)
+    state = tool.init(fit)
+    slope = jax.jit(jax.grad(lambda f: optax.sigmoid_binary_cross_entropy(logit * f[0] + f[1], truth).mean()))
+    for _ in range(600):
+        change, state = tool.update(slope(fit), state)
+        fit = optax.apply_updates(fit, change)
+    print("calibration slope and offset", [round(float(v), 3) for v in fit])
+    out = dict(weights)
+    out["w_corruption"] = weights["w_corruption"] * fit[0]
+    out["b_corruption"] = weights["b_corruption"] * fit[0] + fit[1]
+    return out
+
+
+def main():
+    ask = argparse.ArgumentParser(description=__doc__)
+    ask.add_argument("model", choices=list(STEPS))
+    ask.add_argument("--steps", type=int)
+    said = ask.parse_args()
+    steps = STEPS[said.model] if said.steps is None else said.steps
+    {"generator": train_generator, "exact": train_exact, "auditor": train_auditor}[said.model](steps)
+
+
+if __name__ == "__main__":
+    main()
