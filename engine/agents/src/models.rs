@@ -1,0 +1,167 @@
+//! The real oracle: an ONNX auditor, and the generators whose folders are at hand.
+
+use std::path::PathBuf;
+
+use karat_edge_node::auditor::Auditor;
+use karat_edge_node::generator::{GenerationRequest, Generator};
+use karat_edge_node::manifest::{Manifest, Role};
+use karat_proto::Digest;
+use karat_proto::command::{CollectionSpec, Lineage};
+
+use crate::oracle::{Oracle, OracleError, OracleSource, Reading, Regenerated, Vocabulary};
+
+/// Most variants of generators kept loaded by one worker; the one unused for longest makes room.
+pub const GENERATORS_LOADED_MAX: usize = 4;
+
+/// Model folders to open.
+#[derive(Clone, Debug)]
+pub struct ModelFolders {
+    /// The auditor's folder.
+    pub auditor: PathBuf,
+    /// Generator folders.
+    pub generators: Vec<PathBuf>,
+}
+
+impl OracleSource for ModelFolders {
+    fn open(&self) -> Result<Box<dyn Oracle>, OracleError> {
+        Ok(Box::new(Models::open(self)?))
+    }
+}
+
+struct Loaded {
+    model: Digest,
+    variant: String,
+    generator: Generator,
+}
+
+struct Models {
+    auditor: Auditor,
+    vocabulary: Vocabulary,
+    generators: Vec<Manifest>,
+    /// The last used one stands last.
+    loaded: Vec<Loaded>,
+}
+
+fn failed(error: impl std::fmt::Display) -> OracleError {
+    OracleError(error.to_string())
+}
+
+impl Models {
+    fn open(folders: &ModelFolders) -> Result<Models, OracleError> {
+        let mut auditor = Auditor::load(&folders.auditor).map_err(failed)?;
+        auditor.warm_up().map_err(failed)?;
+        let mut generators = Vec::new();
+        for folder in &folders.generators {
+            let manifest = Manifest::load(folder).map_err(failed)?;
+            if manifest.role != Role::Generator {
+                return Err(OracleError(format!(
+                    "{} holds an auditor; re-execution needs generators",
+                    folder.display()
+                )));
+            }
+            generators.push(manifest);
+        }
+        let vocabulary = vocabulary_of(auditor.manifest());
+        Ok(Models {
+            auditor,
+            vocabulary,
+            generators,
+            loaded: Vec::new(),
+        })
+    }
+
+    fn generator(
+        &mut self,
+        manifest: &Manifest,
+        variant: &str,
+    ) -> Result<&mut Generator, OracleError> {
+        let known = self
+            .loaded
+            .iter()
+            .position(|loaded| loaded.model == manifest.digest && loaded.variant == variant);
+        let loaded = match known {
+            Some(place) => self.loaded.remove(place),
+            None => Loaded {
+                model: manifest.digest,
+                variant: variant.to_owned(),
+                generator: Generator::from_manifest(manifest.clone(), variant).map_err(failed)?,
+            },
+        };
+        if self.loaded.len() == GENERATORS_LOADED_MAX {
+            self.loaded.remove(0);
+        }
+        let last = self.loaded.len();
+        self.loaded.push(loaded);
+        Ok(&mut self.loaded[last].generator)
+    }
+}
+
+impl Oracle for Models {
+    fn vocabulary(&self) -> &Vocabulary {
+        &self.vocabulary
+    }
+
+    fn read(&mut self, images: &[&[u8]]) -> Result<Vec<Reading>, OracleError> {
+        let audits = self.auditor.audit(images).map_err(failed)?;
+        Ok(audits
+            .into_iter()
+            .map(|audit| Reading {
+                traits: audit.traits,
+                confidence_ppm: audit.trait_confidence_ppm,
+                corruption_ppm: audit.corruption_ppm,
+            })
+            .collect())
+    }
+
+    fn regenerate(
+        &mut self,
+        lineage: &Lineage,
+        traits: &[u8],
+        collection: &CollectionSpec,
+    ) -> Result<Regenerated, OracleError> {
+        let Some(manifest) = self
+            .generators
+            .iter()
+            .find(|manifest| manifest.digest == lineage.model)
+            .cloned()
+        else {
+            return Ok(Regenerated::ModelAbsent);
+        };
+        let Ok(variant) = manifest.variant(&lineage.variant) else {
+            return Ok(Regenerated::VariantUnknown);
+        };
+        let Some(traits) = vocabulary_of(&manifest).translate(collection, traits) else {
+            return Ok(Regenerated::TraitsUnmapped);
+        };
+        let request = GenerationRequest {
+            seed: lineage.seed,
+            traits,
+        };
+        let made = self
+            .generator(&manifest, &lineage.variant)?
+            .generate(&[request])
+            .map_err(failed)?;
+        let Some(asset) = made.into_iter().next() else {
+            return Err(failed("the generator returned nothing"));
+        };
+        Ok(Regenerated::Image {
+            exact: variant.exact,
+            width: manifest.image_width,
+            height: manifest.image_height,
+            rgb: asset.pixels,
+            png: asset.png,
+        })
+    }
+}
+
+fn vocabulary_of(manifest: &Manifest) -> Vocabulary {
+    Vocabulary {
+        width: manifest.image_width,
+        height: manifest.image_height,
+        traits: manifest
+            .traits
+            .iter()
+            .map(|spec| (spec.name.clone(), spec.values.clone()))
+            .collect(),
+    }
+}
