@@ -31,7 +31,7 @@ class Graph:
     def constant(self, value, kind=np.float32):
         self.count += 1
         name = f"c{self.count}"
-        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(np.asarray(value, kind)), name))
+        self.constants.append(numpy_helper.from_array(np.array(value, kind, order="C"), name))
         return name
 
     def node(self, op, *inputs, out=None, **attributes):

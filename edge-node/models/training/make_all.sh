@@ -11,8 +11,11 @@ if [ -z "${PYTHON:-}" ]; then
     PYTHON="$KARAT_TRAINING_CACHE/venv/bin/python"
     "$PYTHON" -m pip install --quiet -r requirements.txt
 fi
+"$PYTHON" train.py auditor-base
 "$PYTHON" train.py generator
+"$PYTHON" train.py settle
 "$PYTHON" train.py exact
 "$PYTHON" train.py auditor
 "$PYTHON" export.py
 "$PYTHON" evaluate.py
+"$PYTHON" check.py

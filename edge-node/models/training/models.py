@@ -164,33 +164,60 @@ def exact_generator(p, bits, traits, latent):
 
 AUDITOR_CONVS = ((24, 2), (48, 2), (64, 1), (96, 2), (96, 2))
 AUDITOR_HIDDEN = 160
+NORM_FLOOR = 1e-4
 POOLED = (1, 2)            # convolutions whose channel means also reach the heads
 
 
 def auditor_weights(seed):
+    """Weights for training: every hidden layer also has the gain and offset of its normalisation."""
     source = np.random.default_rng(seed)
     p, before = {}, 3
     for i, (channels, _) in enumerate(AUDITOR_CONVS):
         p[f"w_conv{i}"] = _layer(source, 3, 3, before, channels)
-        p[f"b_conv{i}"] = np.zeros(channels, np.float32)
+        p[f"g_conv{i}"], p[f"b_conv{i}"] = np.ones(channels, np.float32), np.zeros(channels, np.float32)
         before = channels
     flat = 16 * before + sum(AUDITOR_CONVS[i][0] for i in POOLED)
     for name, fan_in, out in (("hidden", flat, AUDITOR_HIDDEN), ("traits", AUDITOR_HIDDEN, WIDTH),
                               ("corruption", AUDITOR_HIDDEN, 1), ("embedding", AUDITOR_HIDDEN, EMBEDDING)):
         p[f"w_{name}"] = _layer(source, fan_in, out, gain=2.0 if name == "hidden" else 1.0)
         p[f"b_{name}"] = np.zeros(out, np.float32)
+    p["g_hidden"] = np.ones(AUDITOR_HIDDEN, np.float32)
     return p
 
 
-def auditor(p, pixels):
-    """Trait logits, corruption logit and embedding of pixels given as floats in [0, 255]."""
+def auditor(p, pixels, tap=None):
+    """Trait logits, corruption logit and embedding of pixels given as floats in [0, 255].
+
+    Weights with gains (`g_...`) are normalised by the batch at hand, as in training; weights from
+    `folded` need no batch. `tap`, if given, collects mean and variance of each layer.
+    """
+    def normalised(x, name):
+        if f"g_{name}" not in p:
+            return jax.nn.relu(x + p[f"b_{name}"])
+        axes = tuple(range(x.ndim - 1))
+        mean, variance = x.mean(axes), x.var(axes)
+        if tap is not None:
+            tap[name] = (mean, variance)
+        return jax.nn.relu((x - mean) * (p[f"g_{name}"] * jax.lax.rsqrt(variance + NORM_FLOOR)) + p[f"b_{name}"])
+
     x = pixels * (2.0 / 255.0) - 1.0
     pooled = []
     for i, (_, stride) in enumerate(AUDITOR_CONVS):
-        x = jax.nn.relu(conv(x, p[f"w_conv{i}"], stride) + p[f"b_conv{i}"])
+        x = normalised(conv(x, p[f"w_conv{i}"], stride), f"conv{i}")
         if i in POOLED:
             pooled.append(x.mean((1, 2)))
     x = jnp.concatenate([x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1), *pooled], 1)
-    x = jax.nn.relu(x @ p["w_hidden"] + p["b_hidden"])
+    x = normalised(x @ p["w_hidden"], "hidden")
     return (x @ p["w_traits"] + p["b_traits"], x @ p["w_corruption"] + p["b_corruption"],
             x @ p["w_embedding"] + p["b_embedding"])
+
+
+def folded(p, pixels):
+    """The same network with normalisation fixed to the statistics of `pixels` and folded into the weights."""
+    tap, out = {}, {k: v for k, v in p.items() if not k.startswith("g_")}
+    auditor(p, pixels, tap)
+    for name, (mean, variance) in tap.items():
+        factor = np.asarray(p[f"g_{name}"]) / np.sqrt(np.asarray(variance) + NORM_FLOOR)
+        out[f"w_{name}"] = np.asarray(p[f"w_{name}"]) * factor
+        out[f"b_{name}"] = np.asarray(p[f"b_{name}"]) - np.asarray(mean) * factor
+    return out

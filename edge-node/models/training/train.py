@@ -1,6 +1,6 @@
 """Trains generator, exact generator and auditor; weights go to the cache folder as .npz files.
 
-    python train.py generator|exact|auditor [--steps N]
+    python train.py generator|settle|exact|auditor-base|auditor [--steps N]
 """
 
 import argparse
@@ -22,7 +22,7 @@ from vocabulary import CARDINALITIES, OFFSETS
 SEED = 20261121
 TRAIN_COUNT = int(os.environ.get("KARAT_TRAIN_COUNT", 24000))
 TRAIN_SEED, CHECK_COUNT, CHECK_SEED = 1, 2000, 2
-STEPS = {"generator": 14000, "exact": 600, "auditor": 7000}
+STEPS = {"generator": 6000, "settle": 8000, "exact": 300, "auditor-base": 5000, "auditor": 1500}
 BATCH = 16
 
 
@@ -41,12 +41,12 @@ def load(name):
         return {k: held[k] for k in held.files}
 
 
-def optimizer(steps, peak):
-    """Adam: a short warm-up, then level, and the last quarter straight down to nothing."""
-    rise, fall = min(300, steps // 10), steps // 4
+def optimizer(steps, peak, fall):
+    """Adam: a short warm-up, then level, and the last `fall` steps straight down to nothing."""
+    rise = min(300, steps // 10)
     schedule = optax.join_schedules(
-        [optax.linear_schedule(peak / 20, peak, rise), optax.constant_schedule(peak), optax.linear_schedule(peak, peak / 100, fall)],
-        [rise, steps - fall])
+        [optax.linear_schedule(peak / 20, peak, rise), optax.constant_schedule(peak),
+         optax.linear_schedule(peak, peak / 100, max(fall, 1))], [rise, max(steps - fall, rise)])
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule, b1=0.9, b2=0.99))
 
 
@@ -67,8 +67,8 @@ def picture_loss(made, wanted, share=1.0):
     return 4.0 * square + jnp.clip((share - 0.03) * 6.0, 0.0, 1.0) * sharp
 
 
-def loop(label, weights, loss, batches, steps, peak):
-    tool = optimizer(steps, peak)
+def loop(label, weights, loss, batches, steps, peak, fall=None):
+    tool = optimizer(steps, peak, steps // 4 if fall is None else fall)
     state = tool.init(weights)
 
     @jax.jit
@@ -100,11 +100,20 @@ def picture_batches(seed):
             yield traits[pick], latent[pick], pixels[pick].astype(np.float32) / 255.0
 
 
+def generator_loss(p, share, traits, latent, wanted):
+    return picture_loss(models.generator(p, traits, latent), wanted, share)
+
+
 def train_generator(steps):
-    def loss(p, share, traits, latent, wanted):
-        return picture_loss(models.generator(p, traits, latent), wanted, share)
-    weights = loop("generator", models.generator_weights(SEED), loss, picture_batches(SEED), steps, 2.5e-3)
-    save("generator", weights)
+    save("generator-level", loop("generator", models.generator_weights(SEED), generator_loss,
+                                 picture_batches(SEED), steps, 2.5e-3, fall=0))
+
+
+def train_settle(steps):
+    """Brings the step size down to nothing, which takes the last noise out of the pictures."""
+    def loss(p, _, traits, latent, wanted):
+        return picture_loss(models.generator(p, traits, latent), wanted)
+    save("generator", loop("settle", load("generator-level"), loss, picture_batches(SEED + 1), steps, 2e-3, fall=steps - 100))
 
 
 def train_exact(steps):
@@ -154,33 +163,44 @@ def trait_loss(logits, indices):
     return total
 
 
-def auditor_batches(seed):
-    sets = [tuple(np.asarray(part) for part in dataset(TRAIN_COUNT, TRAIN_SEED)),
-            generated(8000, SEED + 2, False), generated(4000, SEED + 3, True)]
+def auditor_batches(seed, with_generator):
+    """Half sound, half damaged; sound ones half from the generator where there is one."""
+    sets = [tuple(np.asarray(part) for part in dataset(TRAIN_COUNT, TRAIN_SEED))]
+    if with_generator:
+        sets += [generated(10000, SEED + 2, False), generated(6000, SEED + 3, True)]
     indices, latent, pixels = (np.concatenate([s[i] for s in sets]) for i in range(3))
     target = embedding_target(indices, latent)
     source = np.random.default_rng(seed)
-    real, made = np.arange(len(sets[0][0])), np.arange(len(sets[0][0]), len(pixels))
-    half = BATCH // 2
-    pick = np.concatenate([source.choice(real, 15000), source.choice(made, 15000)])
+    real, made = np.arange(TRAIN_COUNT), np.arange(TRAIN_COUNT if with_generator else 0, len(pixels))
+    pick = np.concatenate([source.choice(real, 12000), source.choice(made, 12000)])
     pool, _ = damage(pixels[pick], SEEN, seed + 1)
+    half = BATCH // 2
     while True:
         sound = np.concatenate([source.choice(real, half), source.choice(made, half)])
         broken = source.integers(0, len(pool), BATCH)
         yield (np.concatenate([pixels[sound], pool[broken]]).astype(np.float32), indices[sound], target[sound])
 
 
-def train_auditor(steps):
-    truth = np.concatenate([np.zeros(BATCH), np.ones(BATCH)]).astype(np.float32)
+def auditor_loss(p, _, pixels, indices, target):
+    truth = np.repeat([0.0, 1.0], BATCH).astype(np.float32)
+    logits, corruption, embedding = models.auditor(p, pixels)
+    wrong = optax.sigmoid_binary_cross_entropy(corruption[:, 0], truth).mean()
+    return (trait_loss(logits[:BATCH], indices) + 2.0 * wrong
+            + 0.5 * jnp.square(embedding[:BATCH] - target).mean())
 
-    def loss(p, _, pixels, indices, target):
-        logits, corruption, embedding = models.auditor(p, pixels)
-        wrong = optax.sigmoid_binary_cross_entropy(corruption[:, 0], truth).mean()
-        return (trait_loss(logits[:BATCH], indices) + 2.0 * wrong
-                + 0.5 * jnp.square(embedding[:BATCH] - target).mean())
-    weights = loop("auditor", models.auditor_weights(SEED + 5), loss, auditor_batches(SEED + 6), steps, 2e-3)
-    save("auditor-raw", weights)
-    save("auditor", calibrated(weights))
+
+def train_auditor_base(steps):
+    """On the renderer's pictures alone; needs no generator."""
+    weights = loop("auditor-base", models.auditor_weights(SEED + 5), auditor_loss,
+                   auditor_batches(SEED + 6, False), steps, 2e-3)
+    save("auditor-base", weights)
+
+
+def train_auditor(steps):
+    batches = auditor_batches(SEED + 7, True)
+    weights = loop("auditor", load("auditor-base"), auditor_loss, batches, steps, 1e-3)
+    sample = np.concatenate([next(batches)[0] for _ in range(40)])
+    save("auditor", calibrated(models.folded(weights, sample)))
 
 
 def calibrated(weights):
@@ -212,7 +232,8 @@ def main():
     ask.add_argument("--steps", type=int)
     said = ask.parse_args()
     steps = STEPS[said.model] if said.steps is None else said.steps
-    {"generator": train_generator, "exact": train_exact, "auditor": train_auditor}[said.model](steps)
+    {"generator": train_generator, "settle": train_settle, "exact": train_exact,
+     "auditor-base": train_auditor_base, "auditor": train_auditor}[said.model](steps)
 
 
 if __name__ == "__main__":
