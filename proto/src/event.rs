@@ -343,3 +343,24 @@ pub enum EventKind {
         settled_seq: u64,
     },
 }
+
+impl EventKind {
+    /// The asset that the event is about, if it is about one.
+    pub fn asset(&self) -> Option<AssetId> {
+        match self {
+            EventKind::Minted { asset, .. }
+            | EventKind::Revised { asset, .. }
+            | EventKind::Transferred { asset, .. }
+            | EventKind::ClaimEntered { asset, .. }
+            | EventKind::ClaimLost { asset, .. }
+            | EventKind::Burned { asset }
+            | EventKind::Redeemed { asset, .. }
+            | EventKind::Verified { asset, .. }
+            | EventKind::Reviewed { asset, .. }
+            | EventKind::Frozen { asset, .. }
+            | EventKind::Unfrozen { asset, .. }
+            | EventKind::SettlementDue { asset, .. } => Some(*asset),
+            _ => None,
+        }
+    }
+}

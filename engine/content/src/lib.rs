@@ -19,6 +19,8 @@
 mod collect;
 mod digest;
 mod error;
+#[cfg(test)]
+mod fault_tests;
 mod frame;
 mod index_file;
 mod memory;

@@ -191,6 +191,18 @@ impl Ledger {
             .skip_while(move |batch| batch.number <= finals)
     }
 
+    /// Every batch that [`Ledger::batch`] answers with, in order.
+    pub fn kept_batches(&self) -> impl Iterator<Item = &Batch> {
+        self.batches.kept.iter()
+    }
+
+    /// Every account that is known with its balance, minor units, in the order they were first named.
+    pub fn balances(&self) -> impl Iterator<Item = (Account, u64)> {
+        self.accounts
+            .iter()
+            .map(|record| (record.account, record.balance))
+    }
+
     /// Number of the newest batch; 0 before the first.
     pub fn last_batch(&self) -> u64 {
         self.batches.cut

@@ -402,8 +402,20 @@ fn kind_to_wire(kind: &EventKind) -> v1::event::Kind {
 }
 
 /// Writes an amount of wei: big-endian without leading zeros.
-pub(crate) fn wei_to_wire(wei: u128) -> Bytes {
+pub fn wei_to_wire(wei: u128) -> Bytes {
     let bytes = wei.to_be_bytes();
     let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
     Bytes::copy_from_slice(&bytes[zeros..])
+}
+
+/// Writes a verdict.
+pub fn verdict_to_wire(verdict: &crate::command::Verdict) -> v1::Verdict {
+    v1::Verdict {
+        asset: verdict.asset,
+        version: verdict.version,
+        policy_version: verdict.policy_version,
+        decision: decision_to_wire(verdict.decision).into(),
+        corruption_ppm: verdict.corruption_ppm,
+        findings: verdict.findings.iter().map(finding_to_wire).collect(),
+    }
 }

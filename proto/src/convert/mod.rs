@@ -13,7 +13,7 @@ use crate::ids::{Account, CommandId, Digest};
 pub use command::{command_from_wire, decode_command, encode_command, id_of, new_command};
 pub use event::{
     event_to_wire, outcome_from_wire, outcome_to_wire, refusal_to_wire, state_to_wire,
-    verified_to_wire,
+    verdict_to_wire, verified_to_wire, wei_to_wire,
 };
 pub use spec::{
     policy_from_wire, policy_to_wire, role_from_wire, role_to_wire, spec_from_wire, spec_to_wire,

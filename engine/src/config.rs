@@ -1,0 +1,369 @@
+//! Configuration: one TOML file, every key with a default. Unknown keys and wrong units are refused with their place.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use karat_proto::Account;
+use karat_proto::command::Policy;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// Why a configuration cannot be used.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("config {}: {source}", path.display())]
+    Unreadable {
+        /// File.
+        path: PathBuf,
+        /// Cause.
+        source: std::io::Error,
+    },
+    /// The file is no configuration.
+    #[error("config {}: {message}", path.display())]
+    Malformed {
+        /// File.
+        path: PathBuf,
+        /// What and where.
+        message: String,
+    },
+    /// A value is out of its range.
+    #[error("config: {key} is {found}: {expected}")]
+    OutOfRange {
+        /// Which key.
+        key: &'static str,
+        /// What it is.
+        found: String,
+        /// What it may be.
+        expected: &'static str,
+    },
+}
+
+/// Everything that can be configured.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Realm.
+    pub realm: RealmConfig,
+    /// Where things lie.
+    pub data: DataConfig,
+    /// The port.
+    pub gateway: GatewayConfig,
+    /// The log.
+    pub log: LogConfig,
+    /// Agents.
+    pub agents: AgentsConfig,
+    /// Settlement.
+    pub settlement: SettlementConfig,
+    /// First policy of a new realm; later ones are commands.
+    pub policy: PolicyConfig,
+    /// Snapshots.
+    pub snapshot: SnapshotConfig,
+}
+
+/// The realm and its roles.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct RealmConfig {
+    /// Name, 1 to 64 bytes.
+    pub name: String,
+    /// Account of the operator: 0x and 40 hex digits, or a name.
+    pub operator: String,
+    /// Account whose verdicts count.
+    pub verifier: String,
+    /// Account that reports batches.
+    pub settler: String,
+}
+
+/// Where things lie.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct DataConfig {
+    /// Data folder; one process at a time.
+    pub dir: PathBuf,
+    /// Folder with one folder a model.
+    pub models_dir: PathBuf,
+}
+
+/// The port and its bounds.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct GatewayConfig {
+    /// Address to listen on.
+    pub listen: SocketAddr,
+    /// This build has no authentication yet: it refuses to listen beyond this machine unless this is set, because whoever
+    /// reaches the port can act for everybody.
+    pub allow_remote: bool,
+    /// Streams open at once, over all connections.
+    pub streams_max: usize,
+    /// Streams open at once on one connection.
+    pub streams_a_connection_max: u32,
+    /// Commands of one stream that wait for their outcomes; beyond, the stream is not read.
+    pub in_flight_a_stream_max: usize,
+    /// Commands a second that one stream may send; 0 for no limit.
+    pub commands_a_second_max: u64,
+    /// Outcomes that may wait for a verdict or for settlement.
+    pub waiting_outcomes_max: usize,
+    /// Most assets that an edge node may have under way.
+    pub edge_credits_max: u32,
+}
+
+/// The log.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    /// Kind of log; `journal` is the only one in this build.
+    pub kind: String,
+    /// Bytes of a journal segment.
+    pub segment_bytes: u64,
+    /// Commands that may wait in the queue.
+    pub queue_commands_max: usize,
+    /// Bytes that may wait in the queue.
+    pub queue_bytes_max: usize,
+}
+
+/// Verification agents.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct AgentsConfig {
+    /// Assets looked at at once.
+    pub permits: usize,
+    /// Threads for the work that needs a processor.
+    pub workers: usize,
+    /// Images that an auditor reads together.
+    pub batch_max: usize,
+    /// A worker that finishes nothing for so long is replaced.
+    pub stall_ms: u64,
+    /// How long a reviewer holds an asset.
+    pub review_lease_seconds: u64,
+}
+
+/// Settlement.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct SettlementConfig {
+    /// Kind of chain; `embedded` is the only one in this build.
+    pub chain: String,
+    /// Chain id of the embedded chain.
+    pub chain_id: u64,
+    /// Blocks after a batch's own until it is final.
+    pub confirmations: u64,
+    /// The embedded chain mines an empty block this often while a batch waits, milliseconds.
+    pub block_ms: u64,
+}
+
+/// First policy of a new realm.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct PolicyConfig {
+    /// A corruption score below this accepts, parts per million; 0 takes it from the auditor's manifest.
+    pub accept_below_ppm: u32,
+    /// A score at or above this rejects, parts per million; 0 takes it from the auditor's manifest.
+    pub reject_above_ppm: u32,
+    /// Share of assets that are generated again, parts per million.
+    pub reexecution_sample_ppm: u32,
+    /// Changed assets that fill a batch.
+    pub batch_changes_max: u32,
+    /// Age of the oldest change at which a batch is cut.
+    pub batch_age_ms_max: u64,
+    /// Base fee above which an age cut waits, wei; 0 for no limit.
+    pub batch_base_fee_wei_max: u64,
+    /// ... but never longer than this.
+    pub batch_deferral_ms_max: u64,
+    /// Later commands for which an id is remembered at least.
+    pub retry_window_commands: u64,
+}
+
+/// Snapshots.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct SnapshotConfig {
+    /// A snapshot is made after so many commands.
+    pub every_commands: u64,
+    /// Newest snapshots that are kept.
+    pub keep: usize,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        let policy = Policy::default();
+        Config {
+            realm: RealmConfig::default(),
+            data: DataConfig::default(),
+            gateway: GatewayConfig::default(),
+            log: LogConfig::default(),
+            agents: AgentsConfig::default(),
+            settlement: SettlementConfig::default(),
+            policy: PolicyConfig {
+                accept_below_ppm: 0,
+                reject_above_ppm: 0,
+                reexecution_sample_ppm: policy.reexecution_sample_ppm,
+                batch_changes_max: policy.batch_changes_max,
+                batch_age_ms_max: policy.batch_age_ms_max,
+                batch_base_fee_wei_max: policy.batch_base_fee_wei_max,
+                batch_deferral_ms_max: policy.batch_deferral_ms_max,
+                retry_window_commands: policy.retry_window_commands,
+            },
+            snapshot: SnapshotConfig::default(),
+        }
+    }
+}
+
+impl Default for RealmConfig {
+    fn default() -> RealmConfig {
+        RealmConfig {
+            name: "main".into(),
+            operator: "operator".into(),
+            verifier: "verifier".into(),
+            settler: "settler".into(),
+        }
+    }
+}
+
+impl Default for DataConfig {
+    fn default() -> DataConfig {
+        DataConfig { dir: "karat-data".into(), models_dir: "edge-node/models".into() }
+    }
+}
+
+impl Default for GatewayConfig {
+    fn default() -> GatewayConfig {
+        GatewayConfig {
+            listen: SocketAddr::from(([127, 0, 0, 1], 7400)),
+            allow_remote: false,
+            streams_max: 4096,
+            streams_a_connection_max: 256,
+            in_flight_a_stream_max: 65_536,
+            commands_a_second_max: 0,
+            waiting_outcomes_max: 65_536,
+            edge_credits_max: 256,
+        }
+    }
+}
+
+impl Default for LogConfig {
+    fn default() -> LogConfig {
+        LogConfig {
+            kind: "journal".into(),
+            segment_bytes: 64 * 1024 * 1024,
+            queue_commands_max: 65_536,
+            queue_bytes_max: 64 * 1024 * 1024,
+        }
+    }
+}
+
+impl Default for AgentsConfig {
+    fn default() -> AgentsConfig {
+        AgentsConfig {
+            permits: 256,
+            workers: 1,
+            batch_max: 16,
+            stall_ms: 10_000,
+            review_lease_seconds: 300,
+        }
+    }
+}
+
+impl Default for SettlementConfig {
+    fn default() -> SettlementConfig {
+        SettlementConfig {
+            chain: "embedded".into(),
+            chain_id: 31_337,
+            confirmations: 2,
+            block_ms: 100,
+        }
+    }
+}
+
+impl Default for PolicyConfig {
+    fn default() -> PolicyConfig {
+        Config::default().policy
+    }
+}
+
+impl Default for SnapshotConfig {
+    fn default() -> SnapshotConfig {
+        SnapshotConfig { every_commands: 500_000, keep: 2 }
+    }
+}
+
+impl Config {
+    /// Reads a file; keys that are absent keep their defaults.
+    ///
+    /// # Errors
+    /// Names the file, and the key or line that is wrong.
+    pub fn load(path: &Path) -> Result<Config, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+        let config: Config = toml::from_str(&text).map_err(|error| ConfigError::Malformed {
+            path: path.to_owned(),
+            message: error.to_string(),
+        })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Checks every range.
+    ///
+    /// # Errors
+    /// The first value that is out of its range.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let out_of_range = |key, found: String, expected| {
+            Err(ConfigError::OutOfRange { key, found, expected })
+        };
+        if self.realm.name.is_empty() || self.realm.name.len() > 64 {
+            return out_of_range("realm.name", self.realm.name.clone(), "1 to 64 bytes");
+        }
+        for (key, text) in [
+            ("realm.operator", &self.realm.operator),
+            ("realm.verifier", &self.realm.verifier),
+            ("realm.settler", &self.realm.settler),
+        ] {
+            if Account::parse(text).is_err() {
+                return out_of_range(key, text.clone(), "0x and 40 hex digits, or a name");
+            }
+        }
+        if !self.gateway.listen.ip().is_loopback() && !self.gateway.allow_remote {
+            let expected = "a loopback address; there is no authentication yet, so gateway.allow_remote must be true \
+                            for any other";
+            return out_of_range("gateway.listen", self.gateway.listen.to_string(), expected);
+        }
+        if self.log.kind != "journal" {
+            return out_of_range("log.kind", self.log.kind.clone(), "this build has: journal");
+        }
+        if self.settlement.chain != "embedded" {
+            let found = self.settlement.chain.clone();
+            return out_of_range("settlement.chain", found, "this build has: embedded");
+        }
+        let numbers = [
+            ("gateway.streams_max", self.gateway.streams_max as u64, 1, 1 << 20),
+            ("gateway.in_flight_a_stream_max", self.gateway.in_flight_a_stream_max as u64, 1024, 1 << 20),
+            ("gateway.waiting_outcomes_max", self.gateway.waiting_outcomes_max as u64, 1, 1 << 24),
+            ("gateway.edge_credits_max", self.gateway.edge_credits_max.into(), 1, 65_536),
+            ("log.segment_bytes", self.log.segment_bytes, 1 << 20, 1 << 32),
+            ("log.queue_commands_max", self.log.queue_commands_max as u64, 1024, 1 << 24),
+            ("log.queue_bytes_max", self.log.queue_bytes_max as u64, 1 << 20, 1 << 34),
+            ("agents.permits", self.agents.permits as u64, 1, 65_536),
+            ("agents.workers", self.agents.workers as u64, 1, 256),
+            ("agents.batch_max", self.agents.batch_max as u64, 1, 64),
+            ("agents.stall_ms", self.agents.stall_ms, 100, 3_600_000),
+            ("agents.review_lease_seconds", self.agents.review_lease_seconds, 1, 86_400),
+            ("settlement.confirmations", self.settlement.confirmations, 0, 10_000),
+            ("settlement.block_ms", self.settlement.block_ms, 1, 60_000),
+            ("snapshot.every_commands", self.snapshot.every_commands, 1000, u64::MAX),
+            ("snapshot.keep", self.snapshot.keep as u64, 1, 1000),
+            ("policy.batch_changes_max", self.policy.batch_changes_max.into(), 1, 65_536),
+            ("policy.reexecution_sample_ppm", self.policy.reexecution_sample_ppm.into(), 0, 1_000_000),
+        ];
+        for (key, found, least, most) in numbers {
+            if found < least || found > most {
+                return Err(ConfigError::OutOfRange {
+                    key,
+                    found: found.to_string(),
+                    expected: "out of range; `karat config explain` lists the ranges",
+                });
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,325 @@
+//! The realm's core: content, log, ledger and the stream of events, opened in order and recovered; and the one way in.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use karat_content::{ContentError, ContentStore, OpenReport, PackConfig, PackStore};
+use karat_ledger::Ledger;
+use karat_proto::convert::{self, Refused};
+use karat_proto::event::Outcome;
+use karat_proto::{Code, Command, CommandId, v1};
+use karat_sequencer::{
+    Ack, Answer, Journal, JournalConfig, JournalError, Log, Prepared, Recovery, ReplayError, Reply, Sequencer,
+    SequencerConfig, SequencerError, SequencerHandle, Submission, SubmitError, SystemClock,
+};
+use thiserror::Error;
+
+use crate::accounts::Roles;
+use crate::config::Config;
+use crate::data_folder::{DataFolder, DataFolderError};
+use crate::events::{EventHub, EventLog, EventLogError, EventReader, HubConfig};
+use crate::machine::LedgerMachine;
+use crate::snapshots::{self, SnapshotsError};
+use crate::view::View;
+
+/// Why a realm cannot be opened.
+#[derive(Debug, Error)]
+pub enum CoreError {
+    /// The data folder.
+    #[error(transparent)]
+    DataFolder(#[from] DataFolderError),
+    /// Content packs.
+    #[error(transparent)]
+    Content(#[from] ContentError),
+    /// The journal.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// Reading the journal.
+    #[error(transparent)]
+    Read(#[from] karat_sequencer::ReadError),
+    /// The stream of events.
+    #[error(transparent)]
+    Events(#[from] EventLogError),
+    /// Snapshots.
+    #[error(transparent)]
+    Snapshots(#[from] SnapshotsError),
+    /// Replaying the log.
+    #[error("replay the log: {0}")]
+    Replay(#[from] ReplayError),
+    /// The sequencer.
+    #[error(transparent)]
+    Sequencer(#[from] SequencerError),
+    /// A configured role is no account.
+    #[error("config: {0}")]
+    Role(String),
+    /// The log belongs to another realm.
+    #[error("the log is of realm {found}, the configuration names {expected}")]
+    OtherRealm {
+        /// As configured.
+        expected: String,
+        /// As logged.
+        found: String,
+    },
+    /// A thread could not be started.
+    #[error("start a thread: {0}")]
+    Thread(std::io::Error),
+    /// The realm could not be opened by its first command.
+    #[error("open the realm: {0}")]
+    Genesis(String),
+}
+
+/// What was found when a realm was opened.
+#[derive(Debug, Clone)]
+pub struct OpenSummary {
+    /// What the journal held.
+    pub log: Recovery,
+    /// What the content packs held.
+    pub content: OpenReport,
+    /// Sequence of the snapshot that was used; 0 for none.
+    pub snapshot_sequence: u64,
+    /// Commands that were applied again.
+    pub replayed: u64,
+    /// How long reading the snapshot and replaying took.
+    pub recovery: Duration,
+    /// What was passed over, for people.
+    pub notes: Vec<String>,
+}
+
+/// An open realm.
+pub struct Core {
+    /// Where it lies.
+    pub folder: DataFolder,
+    /// Configuration.
+    pub config: Config,
+    /// Accounts in which the engine acts.
+    pub roles: Roles,
+    /// What readers see.
+    pub view: Arc<View>,
+    /// The stream of events.
+    pub hub: Arc<EventHub>,
+    /// Content.
+    pub content: Arc<PackStore>,
+    sequencer: SequencerHandle<LedgerMachine>,
+}
+
+/// What must be stopped last, in order.
+pub struct CoreThreads {
+    hub: JoinHandle<EventLog>,
+}
+
+impl Core {
+    /// Opens the folder, recovers the ledger and starts the sequencer.
+    ///
+    /// # Errors
+    /// Says which part is damaged, locked or missing, and where.
+    pub fn open(config: &Config) -> Result<(Arc<Core>, CoreThreads, OpenSummary), CoreError> {
+        let roles = Roles::from_config(&config.realm).map_err(CoreError::Role)?;
+        let folder = DataFolder::open_or_create(&config.data.dir)?;
+        let (content, content_report) = PackStore::open(folder.content(), PackConfig::default())?;
+        let content = Arc::new(content);
+        let flushed_first = content.clone();
+        let journal_config = JournalConfig {
+            segment_bytes: config.log.segment_bytes,
+            // A durable command must have durable bytes: content is flushed before the block that names it.
+            pre_flush: Some(Arc::new(move || flushed_first.flush().map_err(std::io::Error::other))),
+            ..JournalConfig::default()
+        };
+        let (journal, log) = Journal::open(&folder.journal(), journal_config)?;
+        if let Some(found) = &log.realm
+            && *found != config.realm.name
+        {
+            let expected = config.realm.name.clone();
+            return Err(CoreError::OtherRealm { expected, found: found.clone() });
+        }
+        let started = Instant::now();
+        let mut notes = Vec::new();
+        if let Some(torn) = &log.torn_tail {
+            notes.push(format!(
+                "{} bytes of a write that was never complete were cut from {} at offset {}",
+                torn.bytes,
+                torn.file.display(),
+                torn.offset
+            ));
+        }
+        let events = EventLog::open(&folder.events(), log.last_sequence)?;
+        // A snapshot beyond the events would leave a hole in their stream.
+        let usable = log.last_sequence.min(events.last_sequence());
+        let (snapshot, passed_over) = snapshots::newest(&folder.snapshots(), usable)?;
+        notes.extend(passed_over.iter().map(|error| format!("passed over: {error}")));
+        let ledger = snapshot.unwrap_or_default();
+        let snapshot_sequence = ledger.applied_seq();
+        let view = Arc::new(View::new(&ledger));
+        let (hub, sender, hub_thread) =
+            EventHub::start(&folder.events(), events, log.last_sequence, &HubConfig::default())
+                .map_err(CoreError::Thread)?;
+        let mut machine = LedgerMachine::publishing(ledger, view.clone(), sender);
+        let blocks = journal.reader().read(snapshot_sequence + 1)?;
+        let replayed = karat_sequencer::replay(blocks, snapshot_sequence + 1, &mut machine)?;
+        let summary = OpenSummary {
+            log: log.clone(),
+            content: content_report,
+            snapshot_sequence,
+            replayed: replayed.commands,
+            recovery: started.elapsed(),
+            notes,
+        };
+        let progress = journal.progress();
+        let told = hub.clone();
+        progress.subscribe(Arc::new(move |progress| told.set_durable(progress.positions().durable_seq)));
+        let sequencer_config = SequencerConfig {
+            epoch: log.epoch.max(1),
+            queue_commands_max: config.log.queue_commands_max,
+            queue_bytes_max: config.log.queue_bytes_max,
+            ..SequencerConfig::new(config.realm.name.clone())
+        };
+        let clock = Box::new(SystemClock);
+        let sequencer = Sequencer::start(sequencer_config, Box::new(journal), &log, machine, clock)?;
+        let core = Arc::new(Core {
+            folder,
+            config: config.clone(),
+            roles,
+            view,
+            hub,
+            content,
+            sequencer,
+        });
+        Ok((core, CoreThreads { hub: hub_thread }, summary))
+    }
+
+    /// Hands prepared commands to the sequencer. `reply` runs on the sequencer's threads.
+    ///
+    /// # Errors
+    /// When the queue is full or the sequencer has stopped; nothing was taken then.
+    pub fn submit(
+        &self,
+        commands: Vec<Prepared<Command>>,
+        ack: Ack,
+        reply: Reply<Outcome>,
+    ) -> Result<(), (SubmitError, Submission<LedgerMachine>)> {
+        self.sequencer.submit(Submission { commands, ack, reply })
+    }
+
+    /// Enters one command of the engine's own and waits for its outcome at `ack`.
+    ///
+    /// # Errors
+    /// When it is malformed, the queue is full, or the log has failed.
+    pub async fn execute(&self, wire: v1::Command, ack: Ack) -> Result<Outcome, Refused> {
+        let (body, command) = convert::encode_command(wire)?;
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let reply: Reply<Outcome> = Box::new(move |answer| {
+            // The one who asked may have gone; the command stands all the same.
+            let _ = sender.send(answer);
+        });
+        self.submit(vec![Prepared { body, command }], ack, reply)
+            .map_err(|(error, _)| submit_refusal(&error))?;
+        match receiver.await {
+            Ok(Ok(answer)) => first_outcome(&answer),
+            Ok(Err(error)) => Err(submit_refusal(&error)),
+            Err(_) => Err(submit_refusal(&SubmitError::Stopped)),
+        }
+    }
+
+    /// As [`Core::execute`], again after a pause while the queue is full, for commands that must get in. Gives up when the
+    /// log has failed or the engine stops.
+    ///
+    /// # Errors
+    /// As [`Core::execute`], but never for an overload.
+    pub async fn execute_patiently(&self, wire: v1::Command, ack: Ack) -> Result<Outcome, Refused> {
+        loop {
+            match self.execute(wire.clone(), ack).await {
+                Err(refused) if refused.code == Code::Overloaded => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// A command of the engine's own, whose id is derived from what it is about, so that a repeat is a retry.
+    pub fn own_command(
+        &self,
+        actor: karat_proto::Account,
+        about: &str,
+        kind: v1::command::Kind,
+    ) -> v1::Command {
+        convert::new_command(derived_id(about), actor, kind)
+    }
+
+    /// A reader of events.
+    pub fn events(&self, from_sequence: u64, durable_only: bool) -> EventReader {
+        EventReader::new(self.hub.clone(), from_sequence, durable_only)
+    }
+
+    /// The sequencer's handle, for positions and figures.
+    pub fn sequencer(&self) -> &SequencerHandle<LedgerMachine> {
+        &self.sequencer
+    }
+
+    /// Where the log's segments lie.
+    pub fn journal_dir(&self) -> PathBuf {
+        self.folder.journal()
+    }
+}
+
+impl CoreThreads {
+    /// Stops the sequencer (drained and flushed), writes a snapshot and ends the stream of events.
+    ///
+    /// # Errors
+    /// When the last flush or the snapshot fails; the log is whole all the same.
+    pub fn stop(self, core: &Core) -> Result<(), CoreError> {
+        let machine = core.sequencer.clone().stop()?;
+        let mut recorder = crate::digests::DigestRecorder::open(&core.folder.digests())
+            .map_err(CoreError::Thread)?;
+        let ledger = machine.into_ledger();
+        let mark = crate::view::DigestMark { sequence: ledger.applied_seq(), digest: ledger.digest() };
+        recorder.record(mark).map_err(CoreError::Thread)?;
+        // The machine's sender is gone with it, so the hub writes what it has and ends.
+        if self.hub.join().is_err() {
+            tracing::error!("the events thread panicked");
+        }
+        if ledger.applied_seq() > 0 {
+            snapshots::write(&core.folder.snapshots(), &ledger, core.config.snapshot.keep)?;
+        }
+        Ok(())
+    }
+}
+
+fn first_outcome(answer: &Answer<Outcome>) -> Result<Outcome, Refused> {
+    answer
+        .outcomes
+        .first()
+        .copied()
+        .ok_or_else(|| Refused::new(Code::Unavailable, "the sequencer gave no outcome"))
+}
+
+/// What a client is told when the sequencer does not take a command.
+pub fn submit_refusal(error: &SubmitError) -> Refused {
+    let code = match error {
+        SubmitError::Overloaded { .. } => Code::Overloaded,
+        SubmitError::TooLarge { .. } => Code::CommandTooLarge,
+        SubmitError::Empty => Code::EmptyRequest,
+        SubmitError::Stopped | SubmitError::Poisoned { .. } => Code::Unavailable,
+    };
+    Refused::new(code, error.to_string())
+}
+
+/// An id made from what a command is about: the same for the same thing, different for everything else.
+pub fn derived_id(about: &str) -> CommandId {
+    let mut id = [0; 16];
+    id.copy_from_slice(&blake3::hash(about.as_bytes()).as_bytes()[..16]);
+    CommandId(id)
+}
+
+/// An id that nobody used before: 16 bytes from the system's randomness.
+pub fn fresh_id() -> Bytes {
+    Bytes::copy_from_slice(&rand::random::<[u8; 16]>())
+}
+
+/// An empty ledger, or one from a snapshot; for tools that read a folder without running it.
+pub fn ledger_from_snapshot(folder: &DataFolder, last_sequence: u64) -> Result<Ledger, CoreError> {
+    let (snapshot, _) = snapshots::newest(&folder.snapshots(), last_sequence)?;
+    Ok(snapshot.unwrap_or_default())
+}

@@ -1,0 +1,64 @@
+//! Digests that the running system records, so that a replay can be compared with what was served.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use crate::view::DigestMark;
+
+/// Appends digests to a text file, one `sequence digest` a line.
+#[derive(Debug)]
+pub struct DigestRecorder {
+    file: File,
+    last: DigestMark,
+}
+
+impl DigestRecorder {
+    /// Opens the file.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn open(path: &Path) -> std::io::Result<DigestRecorder> {
+        let file = OpenOptions::new().append(true).create(true).open(path)?;
+        Ok(DigestRecorder { file, last: DigestMark::default() })
+    }
+
+    /// Records a digest, unless it is the last one again.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn record(&mut self, mark: DigestMark) -> std::io::Result<()> {
+        if mark == self.last || mark.sequence == 0 {
+            return Ok(());
+        }
+        self.last = mark;
+        // One write, so that a killed process leaves at most one torn line, which readers pass over.
+        self.file.write_all(format!("{} {}\n", mark.sequence, hex::encode(mark.digest)).as_bytes())
+    }
+}
+
+/// Recorded digests in the order of their sequences, each sequence once; lines that are torn are passed over.
+///
+/// # Errors
+/// When the file is there but cannot be read.
+pub fn read(path: &PathBuf) -> std::io::Result<Vec<DigestMark>> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut marks: Vec<DigestMark> = text
+        .lines()
+        .filter_map(|line| {
+            let (sequence, digits) = line.split_once(' ')?;
+            let mut digest = [0; 32];
+            hex::decode_to_slice(digits, &mut digest).ok()?;
+            Some(DigestMark { sequence: sequence.parse().ok()?, digest })
+        })
+        .collect();
+    // Stable: of two records of one sequence the later one stays, as after a loss of power that took commands back.
+    marks.reverse();
+    marks.sort_by_key(|mark| mark.sequence);
+    marks.dedup_by_key(|mark| mark.sequence);
+    Ok(marks)
+}

@@ -1,0 +1,194 @@
+//! The gateway: one port, gRPC. It checks what comes in, hands it to the log, and answers at the level that was asked for.
+
+mod acks;
+mod admission;
+mod edge_service;
+mod ledger_service;
+mod operator_service;
+mod submit;
+mod watch;
+mod wire;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use karat_proto::code;
+use karat_proto::convert::Refused;
+use karat_proto::v1::edge_server::EdgeServer;
+use karat_proto::v1::ledger_server::LedgerServer;
+use karat_proto::v1::operator_server::OperatorServer;
+use karat_proto::{Code, limits, v1};
+use karat_store::Store;
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch as signal};
+use tonic::Status;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+
+pub use acks::AckTracker;
+pub use admission::png_limits;
+
+use crate::core::Core;
+use crate::latency::Latencies;
+use crate::settlement::Settlement;
+use crate::verifier::Verifier;
+
+/// Flow-control windows of a connection and its streams: enough for a full pipe of batches on loopback.
+const WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+
+/// Why the gateway cannot serve.
+#[derive(Debug, Error)]
+pub enum GatewayError {
+    /// The address is taken or not ours.
+    #[error("listen on {address}: {source}; choose another with --port, or stop what uses it")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Cause.
+        source: std::io::Error,
+    },
+    /// The server failed.
+    #[error("gateway: {0}")]
+    Serve(#[from] tonic::transport::Error),
+    /// Reflection could not be built.
+    #[error("gateway: reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// What the services share.
+pub struct Gateway {
+    /// The realm.
+    pub core: Arc<Core>,
+    /// The store.
+    pub store: Arc<dyn Store>,
+    /// Settlement.
+    pub settlement: Arc<Settlement>,
+    /// Agents and the review desk.
+    pub verifier: Arc<Verifier>,
+    /// Answers that wait for verdicts and settlement.
+    pub acks: Arc<AckTracker>,
+    /// Latency by ack level.
+    pub latencies: Arc<Latencies>,
+    streams: Arc<Semaphore>,
+    door_refusals: Vec<AtomicU64>,
+}
+
+impl Gateway {
+    /// Puts the parts together.
+    pub fn new(
+        core: Arc<Core>,
+        store: Arc<dyn Store>,
+        settlement: Arc<Settlement>,
+        verifier: Arc<Verifier>,
+        acks: Arc<AckTracker>,
+        latencies: Arc<Latencies>,
+    ) -> Arc<Gateway> {
+        let streams = Arc::new(Semaphore::new(core.config.gateway.streams_max));
+        let door_refusals = Code::ALL.iter().map(|_| AtomicU64::new(0)).collect();
+        Arc::new(Gateway { core, store, settlement, verifier, acks, latencies, streams, door_refusals })
+    }
+
+    fn take_stream(&self) -> Result<OwnedSemaphorePermit, Status> {
+        self.streams.clone().try_acquire_owned().map_err(|_| {
+            Status::resource_exhausted(format!(
+                "{} streams are open; close some, or use one stream for many commands",
+                self.core.config.gateway.streams_max
+            ))
+        })
+    }
+
+    fn count_door_refusal(&self, code: Code) {
+        if let Some(at) = Code::ALL.iter().position(|one| *one == code) {
+            self.door_refusals[at].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Refusals at the door by code, those that occurred.
+    pub fn door_refusals(&self) -> Vec<(Code, u64)> {
+        Code::ALL
+            .iter()
+            .zip(&self.door_refusals)
+            .map(|(code, count)| (*code, count.load(Ordering::Relaxed)))
+            .filter(|(_, count)| *count > 0)
+            .collect()
+    }
+
+    /// Binds the configured address.
+    ///
+    /// # Errors
+    /// When the address is taken or not ours.
+    pub async fn bind(address: SocketAddr) -> Result<TcpListener, GatewayError> {
+        TcpListener::bind(address).await.map_err(|source| GatewayError::Listen { address, source })
+    }
+
+    /// Serves until `stop` is set; then no new stream is taken, and open ones get two seconds to end.
+    ///
+    /// # Errors
+    /// When the server fails.
+    pub async fn serve(
+        self: Arc<Gateway>,
+        listener: TcpListener,
+        mut stop: signal::Receiver<bool>,
+    ) -> Result<(), GatewayError> {
+        let (health_reporter, health) = tonic_health::server::health_reporter();
+        health_reporter.set_serving::<LedgerServer<ledger_service::LedgerService>>().await;
+        health_reporter.set_serving::<EdgeServer<edge_service::EdgeService>>().await;
+        health_reporter.set_serving::<OperatorServer<operator_service::OperatorService>>().await;
+        let reflection = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(v1::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .build_v1()?;
+        let ledger = LedgerServer::new(ledger_service::LedgerService { gateway: self.clone() })
+            .max_decoding_message_size(limits::MESSAGE_BYTES_MAX);
+        let edge = EdgeServer::new(edge_service::EdgeService { gateway: self.clone() })
+            .max_decoding_message_size(limits::MESSAGE_BYTES_MAX);
+        let operator =
+            OperatorServer::new(operator_service::OperatorService { gateway: self.clone() });
+        let mut stopped = stop.clone();
+        let serving = Server::builder()
+            .initial_connection_window_size(WINDOW_BYTES)
+            .initial_stream_window_size(WINDOW_BYTES)
+            .max_concurrent_streams(self.core.config.gateway.streams_a_connection_max)
+            .tcp_nodelay(true)
+            .http2_keepalive_interval(Some(Duration::from_secs(20)))
+            .add_service(health)
+            .add_service(reflection)
+            .add_service(ledger)
+            .add_service(edge)
+            .add_service(operator)
+            .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async move {
+                let _ = stopped.wait_for(|stop| *stop).await;
+            });
+        tokio::select! {
+            served = serving => served.map_err(GatewayError::Serve),
+            () = async {
+                let _ = stop.wait_for(|stop| *stop).await;
+                tokio::time::sleep(Duration::from_secs(2)).await;
+            } => Ok(()),
+        }
+    }
+}
+
+/// A refusal as the status of a unary call.
+pub(crate) fn refusal_status(refused: &Refused) -> Status {
+    let status = match refused.code.status() {
+        code::Status::Ok => tonic::Code::Ok,
+        code::Status::InvalidArgument => tonic::Code::InvalidArgument,
+        code::Status::NotFound => tonic::Code::NotFound,
+        code::Status::AlreadyExists => tonic::Code::AlreadyExists,
+        code::Status::PermissionDenied => tonic::Code::PermissionDenied,
+        code::Status::ResourceExhausted => tonic::Code::ResourceExhausted,
+        code::Status::FailedPrecondition => tonic::Code::FailedPrecondition,
+        code::Status::Aborted => tonic::Code::Aborted,
+        code::Status::Unavailable => tonic::Code::Unavailable,
+    };
+    let message = format!("{}: {}; {}", refused.code.name(), refused.message, refused.code.hint());
+    let mut answer = Status::new(status, message);
+    if let Ok(number) = (refused.code as u16).to_string().parse() {
+        answer.metadata_mut().insert("karat-code", number);
+    }
+    answer
+}

@@ -1,0 +1,264 @@
+//! The Submit stream: requests are read, checked and queued by one task; outcomes go out as their levels are reached.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use futures::Stream;
+use karat_proto::convert::{self, Refused};
+use karat_proto::event::Outcome;
+use karat_proto::v1::AckLevel;
+use karat_proto::{Code, CommandId, limits, v1};
+use karat_sequencer::{Ack, Reply, SubmitError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tonic::{Status, Streaming};
+
+use super::Gateway;
+use super::admission::{RateLimit, admit};
+
+/// One answer on its way out, and the commands that leave the stream's window with it.
+pub(super) struct Outgoing {
+    response: Response,
+    commands: usize,
+}
+
+enum Response {
+    Ready(v1::SubmitResponse),
+    /// Turned into a message where it is sent, so that the writer's thread is not kept.
+    Answered { ids: Vec<CommandId>, outcomes: Vec<Outcome>, ack: AckLevel },
+}
+
+/// Outcomes of one stream. Taking one out makes room in the stream's window.
+pub struct Outcomes {
+    receiver: mpsc::UnboundedReceiver<Outgoing>,
+    window: Arc<Semaphore>,
+    _stream: OwnedSemaphorePermit,
+}
+
+impl Stream for Outcomes {
+    type Item = Result<v1::SubmitResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        match self.receiver.poll_recv(context) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Ready(Some(outgoing)) => {
+                self.window.add_permits(outgoing.commands);
+                Poll::Ready(Some(Ok(match outgoing.response {
+                    Response::Ready(response) => response,
+                    Response::Answered { ids, outcomes, ack } => v1::SubmitResponse {
+                        ack: ack.into(),
+                        outcomes: ids
+                            .iter()
+                            .zip(&outcomes)
+                            .map(|(id, outcome)| convert::outcome_to_wire(id, outcome))
+                            .collect(),
+                    },
+                })))
+            }
+        }
+    }
+}
+
+/// The log's level behind a client's level.
+pub(super) fn log_ack(level: AckLevel) -> Ack {
+    match level {
+        AckLevel::Sequenced => Ack::Sequenced,
+        _ => Ack::Durable,
+    }
+}
+
+/// The level asked for; an unspecified one is DURABLE.
+pub(super) fn level_of(ack: i32) -> Result<AckLevel, Refused> {
+    match AckLevel::try_from(ack) {
+        Ok(AckLevel::Unspecified) => Ok(AckLevel::Durable),
+        Ok(level) => Ok(level),
+        Err(_) => Err(Refused::new(Code::Malformed, format!("ack {ack} is no ack level"))),
+    }
+}
+
+/// Opens a stream: starts its reading task and returns its outcomes.
+pub(super) fn open(
+    gateway: Arc<Gateway>,
+    requests: Streaming<v1::SubmitRequest>,
+    stream: OwnedSemaphorePermit,
+) -> Outcomes {
+    let window = Arc::new(Semaphore::new(gateway.core.config.gateway.in_flight_a_stream_max));
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let reader = StreamReader { gateway, sender, window: window.clone() };
+    tokio::spawn(reader.run(requests));
+    // Unbounded in form only: every command in the channel holds a place in the window.
+    Outcomes { receiver, window, _stream: stream }
+}
+
+struct StreamReader {
+    gateway: Arc<Gateway>,
+    sender: mpsc::UnboundedSender<Outgoing>,
+    window: Arc<Semaphore>,
+}
+
+impl StreamReader {
+    async fn run(self, mut requests: Streaming<v1::SubmitRequest>) {
+        let a_second = self.gateway.core.config.gateway.commands_a_second_max;
+        let mut rate = RateLimit::new(a_second, Instant::now());
+        // An error is the client gone or a message too large, which tonic has answered; what was taken stays taken.
+        while let Ok(Some(request)) = requests.message().await {
+            let now = Instant::now();
+            let places = request.commands.len().clamp(1, limits::REQUEST_COMMANDS_MAX) as u32;
+            // A client that reads no outcomes fills its window and is read no further.
+            let window = tokio::select! {
+                permit = self.window.acquire_many(places) => permit,
+                () = self.sender.closed() => return,
+            };
+            let Ok(permit) = window else { return };
+            permit.forget();
+            self.take(request, now, &mut rate, places as usize);
+        }
+    }
+
+    fn take(&self, request: v1::SubmitRequest, now: Instant, rate: &mut RateLimit, places: usize) {
+        let count = request.commands.len();
+        let ids = || request.commands.iter().map(|command| command.id.clone());
+        let refuse_all = |refused: &Refused, retry_after_ms: u32| {
+            let outcomes = if count == 0 || count > limits::REQUEST_COMMANDS_MAX {
+                vec![convert::refusal_to_wire(&[], refused, retry_after_ms)]
+            } else {
+                ids().map(|id| convert::refusal_to_wire(&id, refused, retry_after_ms)).collect()
+            };
+            self.send_ready(outcomes, places);
+        };
+        if count == 0 {
+            return refuse_all(&Refused::new(Code::EmptyRequest, "the request holds no command"), 0);
+        }
+        if count > limits::REQUEST_COMMANDS_MAX {
+            let message = format!("the request holds {count} commands");
+            return refuse_all(&Refused::new(Code::TooManyCommands, message), 0);
+        }
+        let level = match level_of(request.ack) {
+            Ok(level) => level,
+            Err(refused) => return refuse_all(&refused, 0),
+        };
+        if let Err(retry_after_ms) = rate.take(count, now) {
+            let message = format!("{} commands a second are allowed", rate_of(&self.gateway));
+            return refuse_all(&Refused::new(Code::RateLimited, message), retry_after_ms);
+        }
+        let waits = matches!(level, AckLevel::Verified | AckLevel::Settled);
+        if waits && !self.gateway.acks.has_room(count) {
+            let message = "too many outcomes wait for verdicts and settlement";
+            return refuse_all(&Refused::new(Code::Overloaded, message), 1000);
+        }
+        self.queue(request.commands, level, now);
+    }
+
+    fn queue(&self, commands: Vec<v1::Command>, level: AckLevel, now: Instant) {
+        let mut ids = Vec::with_capacity(commands.len());
+        let mut prepared = Vec::with_capacity(commands.len());
+        let mut refused_outcomes = Vec::new();
+        for command in commands {
+            let id = command.id.clone();
+            match admit(&*self.gateway.core.content, command) {
+                Ok(one) => {
+                    ids.push(one.command.id);
+                    prepared.push(one);
+                }
+                Err(refused) => {
+                    self.gateway.count_door_refusal(refused.code);
+                    refused_outcomes.push(convert::refusal_to_wire(&id, &refused, 0));
+                }
+            }
+        }
+        if !refused_outcomes.is_empty() {
+            let count = refused_outcomes.len();
+            self.send_ready(refused_outcomes, count);
+        }
+        if prepared.is_empty() {
+            return;
+        }
+        let sender = self.sender.clone();
+        let gateway = self.gateway.clone();
+        let for_refusal = ids.clone();
+        let reply: Reply<Outcome> = Box::new(move |answer| match answer {
+            Ok(answer) => {
+                let logged = if level == AckLevel::Sequenced { level } else { AckLevel::Durable };
+                gateway.latencies.record(logged, now.elapsed(), ids.len() as u64);
+                if matches!(level, AckLevel::Verified | AckLevel::Settled) {
+                    wait_for_more(&gateway, &sender, level, now, &ids, &answer.outcomes);
+                } else {
+                    let commands = ids.len();
+                    let response =
+                        Response::Answered { ids, outcomes: answer.outcomes, ack: level };
+                    // The client may have gone; what it asked for stands.
+                    let _ = sender.send(Outgoing { response, commands });
+                }
+            }
+            Err(error) => {
+                let refused = crate::core::submit_refusal(&error);
+                let outcomes =
+                    ids.iter().map(|id| convert::refusal_to_wire(&id.0, &refused, 0)).collect();
+                let response =
+                    Response::Ready(v1::SubmitResponse { ack: AckLevel::Unspecified.into(), outcomes });
+                let _ = sender.send(Outgoing { response, commands: ids.len() });
+            }
+        });
+        if let Err((error, _)) = self.gateway.core.submit(prepared, log_ack(level), reply) {
+            let retry_after_ms = match error {
+                SubmitError::Overloaded { retry_after_ms } => retry_after_ms as u32,
+                _ => 0,
+            };
+            let refused = crate::core::submit_refusal(&error);
+            for _ in &for_refusal {
+                self.gateway.count_door_refusal(refused.code);
+            }
+            let outcomes: Vec<_> = for_refusal
+                .iter()
+                .map(|id| convert::refusal_to_wire(&id.0, &refused, retry_after_ms))
+                .collect();
+            let count = outcomes.len();
+            self.send_ready(outcomes, count);
+        }
+    }
+
+    fn send_ready(&self, outcomes: Vec<v1::Outcome>, commands: usize) {
+        let response = v1::SubmitResponse { ack: AckLevel::Unspecified.into(), outcomes };
+        let _ = self.sender.send(Outgoing { response: Response::Ready(response), commands });
+    }
+}
+
+fn rate_of(gateway: &Gateway) -> u64 {
+    gateway.core.config.gateway.commands_a_second_max
+}
+
+/// Whether there is a verdict or a settlement to wait for.
+pub(super) fn has_more_to_wait_for(outcome: &Outcome) -> bool {
+    outcome.code == Code::Accepted && outcome.subject != 0
+}
+
+fn wait_for_more(
+    gateway: &Arc<Gateway>,
+    sender: &mpsc::UnboundedSender<Outgoing>,
+    level: AckLevel,
+    since: Instant,
+    ids: &[CommandId],
+    outcomes: &[Outcome],
+) {
+    for (id, outcome) in ids.iter().zip(outcomes) {
+        let send = {
+            let sender = sender.clone();
+            let mut wire = convert::outcome_to_wire(id, outcome);
+            move |reached: AckLevel, why: &str| {
+                if !why.is_empty() {
+                    wire.message = why.to_owned();
+                }
+                let response =
+                    v1::SubmitResponse { ack: reached.into(), outcomes: vec![wire] };
+                let _ = sender.send(Outgoing { response: Response::Ready(response), commands: 1 });
+            }
+        };
+        if has_more_to_wait_for(outcome) && gateway.core.view.asset(outcome.subject).is_some() {
+            gateway.acks.wait(outcome, level, since, Some(Box::new(send)));
+        } else {
+            send(AckLevel::Durable, "");
+        }
+    }
+}

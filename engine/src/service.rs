@@ -1,0 +1,308 @@
+//! The whole engine: its stages built last to first, stopped first to last.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use karat_agents::AgentsError;
+use karat_edge_node::manifest::Manifest;
+use karat_proto::v1::command::Kind;
+use karat_proto::{Code, convert, v1};
+use karat_sequencer::Ack;
+use karat_store::{EmbeddedStore, Store, StoreError};
+use thiserror::Error;
+use tokio::sync::watch as signal;
+use tokio::task::JoinHandle;
+
+use crate::config::Config;
+use crate::core::{Core, CoreError, CoreThreads, OpenSummary};
+use crate::digests::DigestRecorder;
+use crate::gateway::{AckTracker, Gateway, GatewayError};
+use crate::latency::Latencies;
+use crate::projector::{Projector, ProjectorError};
+use crate::settlement::{Chain, ChainSetupError, Driver, DriverError, Settlement};
+use crate::snapshotter;
+use crate::ticker;
+use crate::verifier::{ModelFolders, Verifier};
+
+/// How often the parts are asked whether they failed.
+const HEALTH_LOOK: Duration = Duration::from_millis(200);
+/// How long the tasks behind the ledger get to end when the engine stops.
+const STOP_WAIT: Duration = Duration::from_secs(5);
+
+/// Why the engine cannot run.
+#[derive(Debug, Error)]
+pub enum ServiceError {
+    /// The realm.
+    #[error(transparent)]
+    Core(#[from] CoreError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Projecting into it.
+    #[error(transparent)]
+    Projector(#[from] ProjectorError),
+    /// The chain.
+    #[error(transparent)]
+    Chain(#[from] ChainSetupError),
+    /// Settlement.
+    #[error(transparent)]
+    Settlement(#[from] DriverError),
+    /// The agents.
+    #[error(transparent)]
+    Agents(#[from] AgentsError),
+    /// Models.
+    #[error("{0}")]
+    Models(String),
+    /// The gateway.
+    #[error(transparent)]
+    Gateway(#[from] GatewayError),
+    /// A file.
+    #[error("{what}: {source}")]
+    Io {
+        /// Which.
+        what: &'static str,
+        /// Cause.
+        source: std::io::Error,
+    },
+    /// The realm's first command was refused.
+    #[error("open the realm: {0}")]
+    Genesis(String),
+    /// A part failed while running.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// A running engine.
+pub struct Service {
+    /// What the gateway shares with everyone.
+    pub gateway: Arc<Gateway>,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// What was found when it was opened.
+    pub opened: OpenSummary,
+    core: Arc<Core>,
+    threads: CoreThreads,
+    stop: signal::Sender<bool>,
+    failed: signal::Receiver<Option<String>>,
+    tasks: Vec<(&'static str, JoinHandle<()>)>,
+}
+
+impl Service {
+    /// Opens everything and begins to serve.
+    ///
+    /// # Errors
+    /// Names the part that cannot be opened, and what to do.
+    pub async fn start(config: Config) -> Result<Service, ServiceError> {
+        let folders = ModelFolders::find(&config.data.models_dir).map_err(ServiceError::Models)?;
+        // The port first: a second engine on it should not touch anything else.
+        let listener = Gateway::bind(config.gateway.listen).await?;
+        let address = listener
+            .local_addr()
+            .map_err(|source| ServiceError::Io { what: "read the port", source })?;
+        let opening = config.clone();
+        let (core, threads, opened) = tokio::task::spawn_blocking(move || Core::open(&opening))
+            .await
+            .map_err(|error| ServiceError::Failed(error.to_string()))??;
+        if core.view.applied_seq() == 0 {
+            genesis(&core, &folders).await?;
+        }
+        let store = EmbeddedStore::open(core.folder.store())?;
+        let store: Arc<dyn Store> = Arc::new(store);
+        let chain = Chain::open(&core.folder, &config.settlement).await?;
+        let client = chain.client.clone();
+        let settlement = Settlement::new(core.clone(), client.clone());
+        let driver = Driver::open(core.clone(), settlement.clone(), chain).await?;
+        let starting = core.clone();
+        let verifier = tokio::task::spawn_blocking(move || Verifier::start(starting, &folders))
+            .await
+            .map_err(|error| ServiceError::Failed(error.to_string()))??;
+        let projector = {
+            let (core, store) = (core.clone(), store.clone());
+            tokio::task::spawn_blocking(move || Projector::open(core, store))
+                .await
+                .map_err(|error| ServiceError::Failed(error.to_string()))??
+        };
+        let latencies = Arc::new(Latencies::default());
+        let waiting_max = config.gateway.waiting_outcomes_max;
+        let acks = Arc::new(AckTracker::new(core.view.clone(), latencies.clone(), waiting_max));
+        let gateway = Gateway::new(
+            core.clone(),
+            store,
+            settlement,
+            verifier.clone(),
+            acks.clone(),
+            latencies,
+        );
+        let recorder = DigestRecorder::open(&core.folder.digests())
+            .map_err(|source| ServiceError::Io { what: "open digests.log", source })?;
+        let (stop, stopped) = signal::channel(false);
+        let (fail, failed) = signal::channel(None);
+        let fail = Arc::new(fail);
+        let mut tasks = Vec::new();
+        let mut start = |name, task: JoinHandle<()>| tasks.push((name, task));
+        start("ledger watch", tokio::spawn(watch_health(core.clone(), fail.clone(), stopped.clone())));
+        let reporting = fail.clone();
+        start("store", tokio::spawn(async move {
+            report("the store", &reporting, projector.run().await);
+        }));
+        let reporting = fail.clone();
+        start("acks", tokio::spawn(run_acks(core.clone(), acks, reporting)));
+        let reporting = fail.clone();
+        start("agents", tokio::spawn(async move {
+            report("the agents' feed", &reporting, verifier.run().await);
+        }));
+        let (reporting, stops) = (fail.clone(), stopped.clone());
+        start("settlement", tokio::spawn(async move {
+            report("settlement", &reporting, driver.run(stops).await);
+        }));
+        start("ticker", tokio::spawn(ticker::run(core.clone(), client, stopped.clone())));
+        start("snapshots", tokio::spawn(snapshotter::run(core.clone(), recorder, stopped.clone())));
+        let serving = gateway.clone();
+        start("gateway", tokio::spawn(async move {
+            report("the gateway", &fail, serving.serve(listener, stopped).await);
+        }));
+        Ok(Service { gateway, address, opened, core, threads, stop, failed, tasks })
+    }
+
+    /// Waits until a part fails; says which and why.
+    pub async fn failure(&self) -> String {
+        let mut failed = self.failed.clone();
+        match failed.wait_for(Option::is_some).await {
+            Ok(cause) => cause.clone().unwrap_or_default(),
+            Err(_) => "every part has ended".into(),
+        }
+    }
+
+    /// Stops taking work, finishes what was taken, flushes, and writes a snapshot.
+    ///
+    /// # Errors
+    /// When the last flush fails.
+    pub async fn stop(self) -> Result<(), ServiceError> {
+        let Service { gateway, core, threads, stop, tasks, .. } = self;
+        let _ = stop.send(true);
+        let mut waiting = Vec::new();
+        for (name, task) in tasks {
+            // These end with the stream of events or never by themselves.
+            if matches!(name, "store" | "acks" | "agents" | "ledger watch") {
+                task.abort();
+            }
+            waiting.push((name, task));
+        }
+        let deadline = tokio::time::Instant::now() + STOP_WAIT;
+        for (name, task) in waiting {
+            if tokio::time::timeout_at(deadline, task).await.is_err() {
+                tracing::warn!(name, "did not end in time");
+            }
+        }
+        gateway.verifier.agents().clone().stop().await;
+        gateway.store.flush()?;
+        drop(gateway);
+        tokio::task::spawn_blocking(move || threads.stop(&core))
+            .await
+            .map_err(|error| ServiceError::Failed(error.to_string()))??;
+        Ok(())
+    }
+}
+
+fn report<E: std::fmt::Display>(
+    part: &str,
+    fail: &signal::Sender<Option<String>>,
+    ended: Result<(), E>,
+) {
+    if let Err(error) = ended {
+        tracing::error!(part, %error, "a part of the engine failed");
+        fail.send_if_modified(|cause| {
+            let first = cause.is_none();
+            if first {
+                *cause = Some(format!("{part}: {error}"));
+            }
+            first
+        });
+    }
+}
+
+async fn watch_health(
+    core: Arc<Core>,
+    fail: Arc<signal::Sender<Option<String>>>,
+    mut stop: signal::Receiver<bool>,
+) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(HEALTH_LOOK) => {}
+            _ = stop.changed() => return,
+        }
+        if let Some(cause) = core.sequencer().poisoned() {
+            return report("the log", &fail, Err(cause));
+        }
+        if let Some(cause) = core.hub.failure() {
+            return report("the stream of events", &fail, Err(cause));
+        }
+    }
+}
+
+async fn run_acks(core: Arc<Core>, acks: Arc<AckTracker>, fail: Arc<signal::Sender<Option<String>>>) {
+    let mut reader = core.events(core.hub.written_seq() + 1, true);
+    loop {
+        match reader.next(4096).await {
+            Ok(Some(blocks)) => {
+                for event in blocks.iter().flat_map(|block| &block.events) {
+                    acks.on_event(event.sequence, &event.kind);
+                }
+            }
+            Ok(None) => return,
+            Err(error) => return report("waiting acks", &fail, Err(error)),
+        }
+    }
+}
+
+/// Enters the realm's first command.
+async fn genesis(core: &Core, folders: &ModelFolders) -> Result<(), ServiceError> {
+    let settings = &core.config.policy;
+    let (mut accept_below_ppm, mut reject_above_ppm) =
+        (settings.accept_below_ppm, settings.reject_above_ppm);
+    if (accept_below_ppm == 0 || reject_above_ppm == 0)
+        && let Some(folder) = folders.auditors.first()
+    {
+        let manifest =
+            Manifest::load(folder).map_err(|error| ServiceError::Models(error.to_string()))?;
+        if let Some(auditor) = manifest.auditor {
+            accept_below_ppm = auditor.accept_below_ppm;
+            reject_above_ppm = auditor.reject_above_ppm;
+        }
+    }
+    let policy = v1::Policy {
+        version: 1,
+        accept_below_ppm,
+        reject_above_ppm,
+        reexecution_sample_ppm: settings.reexecution_sample_ppm,
+        batch_changes_max: settings.batch_changes_max,
+        batch_age_ms_max: settings.batch_age_ms_max,
+        batch_base_fee_wei_max: settings.batch_base_fee_wei_max,
+        batch_deferral_ms_max: settings.batch_deferral_ms_max,
+        retry_window_commands: settings.retry_window_commands,
+    };
+    let account = |account: &karat_proto::Account| Bytes::copy_from_slice(&account.0);
+    let roles = core.roles;
+    let realm = core.config.realm.name.clone();
+    let command = convert::new_command(
+        crate::core::derived_id(&format!("{realm}: genesis")),
+        roles.operator,
+        Kind::Genesis(v1::Genesis {
+            realm,
+            operator: account(&roles.operator),
+            verifier: account(&roles.verifier),
+            settler: account(&roles.settler),
+            policy: Some(policy),
+        }),
+    );
+    let outcome = core
+        .execute(command, Ack::Durable)
+        .await
+        .map_err(|refused| ServiceError::Genesis(refused.to_string()))?;
+    match outcome.code {
+        Code::Accepted => Ok(()),
+        code => Err(ServiceError::Genesis(format!("{}: {}", code.name(), code.hint()))),
+    }
+}

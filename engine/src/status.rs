@@ -1,0 +1,90 @@
+//! The figures of a running engine.
+
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use karat_proto::{Code, v1};
+
+use crate::gateway::Gateway;
+use crate::projector::projected_seq;
+
+fn figure(name: impl Into<String>, value: u64) -> v1::Figure {
+    v1::Figure { name: name.into(), value }
+}
+
+/// Positions and figures, read from live state.
+pub fn status(gateway: &Gateway) -> v1::GetStatusResponse {
+    let core = &gateway.core;
+    let view = &core.view;
+    let positions = core.sequencer().positions();
+    let counts = view.counts();
+    let metrics = core.sequencer().metrics();
+    let agents = gateway.verifier.agents().stats();
+    let settlement = &gateway.settlement.figures;
+    let mark = view.digest_mark();
+    let mut figures = vec![
+        figure("assets", counts.assets),
+        figure("assets_pending", counts.pending),
+        figure("assets_active", counts.active),
+        figure("assets_rejected", counts.rejected),
+        figure("assets_in_review", counts.in_review),
+        figure("assets_frozen", counts.frozen),
+        figure("assets_redeemed", counts.redeemed),
+        figure("assets_burned", counts.burned),
+        figure("collections", counts.collections),
+        figure("accounts", counts.accounts),
+        figure("models", counts.models),
+        figure("currency_total", counts.currency_total),
+        figure("retry_entries", counts.retry_entries),
+        figure("claims_waiting", counts.claims_waiting),
+        figure("digest_sequence", mark.sequence),
+        figure("queue_commands", metrics.queued_commands as u64),
+        figure("queue_bytes", metrics.queued_bytes as u64),
+        figure("overloaded_total", metrics.overloaded),
+        figure("blocks_total", metrics.blocks),
+        figure("append_p99_ns", metrics.append_times.quantile_ns(990)),
+        figure("apply_p99_ns", metrics.apply_times.quantile_ns(990)),
+        figure("flush_p50_ns", metrics.flush_times.quantile_ns(500)),
+        figure("flush_p99_ns", metrics.flush_times.quantile_ns(990)),
+        figure("agents_in_flight", agents.in_flight),
+        figure("agents_parked", agents.parked),
+        figure("agents_verified_total", agents.verified),
+        figure("agents_rejected_total", agents.rejected),
+        figure("agents_in_review_total", agents.in_review),
+        figure("agents_panics_total", agents.panics),
+        figure("agents_restarts_total", agents.restarts),
+        figure("agents_reissued_total", agents.reissued),
+        figure("verdict_p50_us", agents.latency_p50_us),
+        figure("verdict_p99_us", agents.latency_p99_us),
+        figure("reviews_open", gateway.verifier.open_reviews()),
+        figure("batches_sealed_total", settlement.sealed.load(Ordering::Relaxed)),
+        figure("batches_final_total", settlement.final_batches.load(Ordering::Relaxed)),
+        figure("settlement_leaves_committed_total", settlement.committed_leaves.load(Ordering::Relaxed)),
+        figure("settlement_gas_total", settlement.gas_used.load(Ordering::Relaxed)),
+        figure("settlement_failures_total", settlement.failures.load(Ordering::Relaxed)),
+    ];
+    for (code, count) in view.outcomes_by_code() {
+        let name = match code {
+            Code::Accepted => "commands_accepted_total".to_owned(),
+            code => format!("commands_refused_total{{code=\"{}\"}}", code.name()),
+        };
+        figures.push(figure(name, count));
+    }
+    for (code, count) in gateway.door_refusals() {
+        figures.push(figure(format!("door_refused_total{{code=\"{}\"}}", code.name()), count));
+    }
+    v1::GetStatusResponse {
+        realm: core.config.realm.name.clone(),
+        epoch: core.sequencer().epoch(),
+        applied_seq: positions.applied_seq,
+        durable_seq: positions.durable_seq,
+        projected_seq: projected_seq(&*gateway.store),
+        settled_seq: view.settled_seq(),
+        paused: view.paused(),
+        digest: Bytes::copy_from_slice(&mark.digest),
+        latencies: gateway.latencies.figures(),
+        figures,
+        contract: Bytes::copy_from_slice(&gateway.settlement.client().contract()),
+        chain_id: gateway.settlement.client().chain_id(),
+    }
+}
