@@ -1,5 +1,7 @@
 //! The promises of `ContentStore`, checked on every implementation.
 
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 

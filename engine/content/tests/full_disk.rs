@@ -1,6 +1,8 @@
 //! A disk that is really full. Needs a small file system: `mount -t tmpfs -o size=24m tmpfs DIR`, then
 //! `KARAT_SMALL_DISK=DIR`. Without it this says so and checks nothing; `fault_tests` checks the same with injected faults.
 
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
 use karat_content::{ContentError, ContentStore, PackConfig, PackStore};
 
 #[test]

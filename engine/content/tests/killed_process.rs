@@ -2,6 +2,8 @@
 //!
 //! This proves what a killed process leaves; it cannot prove what a power cut leaves, because the system keeps its pages.
 
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 

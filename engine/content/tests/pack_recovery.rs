@@ -1,5 +1,7 @@
 //! What a pack folder survives: killed processes, cut, flipped and missing files, and other processes.
 
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

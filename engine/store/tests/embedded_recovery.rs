@@ -1,5 +1,7 @@
 //! What the embedded store survives: killed processes, half-done resets, other processes, newer formats.
 
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
 use std::fs;
 use std::io::{BufRead, BufReader, Write as _};
 use std::path::Path;

@@ -1,5 +1,7 @@
 //! The promises of `Store`, checked on every implementation.
 
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
 use bytes::Bytes;
 use karat_store::{
     Account, EmbeddedStore, HistoryRow, MemoryStore, Order, PAGE_ROWS_MAX, Projection, Store,

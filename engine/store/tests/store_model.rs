@@ -1,5 +1,7 @@
 //! Any course of changes, resets and reopenings: the embedded store answers as the one in memory does.
 
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
 use bytes::Bytes;
 use karat_store::{EmbeddedStore, MemoryStore, Order, Projection, Store, Write};
 use proptest::prelude::*;
