@@ -2,6 +2,7 @@
 //! the writer nor the flusher spends time on replies.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
@@ -109,13 +110,13 @@ impl<O: Send + 'static> Releaser<O> {
             let empty = self.take_ready(positions, &mut ready);
             let mut worked = !ready.is_empty();
             for pending in ready.drain(..) {
-                (pending.reply)(Ok(pending.answer));
+                contain(|| (pending.reply)(Ok(pending.answer)));
             }
             if positions.durable_seq > hooked && self.has_hooks.load(Ordering::SeqCst) {
                 hooked = positions.durable_seq;
                 worked = true;
                 for hook in self.hooks.lock().iter() {
-                    hook(hooked);
+                    contain(|| hook(hooked));
                 }
             }
             if let Some(cause) = poison
@@ -123,9 +124,8 @@ impl<O: Send + 'static> Releaser<O> {
             {
                 let cause: Arc<str> = cause.to_string().into();
                 for pending in self.take_all() {
-                    (pending.reply)(Err(SubmitError::Poisoned {
-                        cause: Arc::clone(&cause),
-                    }));
+                    let cause = Arc::clone(&cause);
+                    contain(|| (pending.reply)(Err(SubmitError::Poisoned { cause })));
                 }
                 worked = true;
             }
@@ -189,5 +189,12 @@ impl<O: Send + 'static> Releaser<O> {
         if let Some(thread) = self.thread.get() {
             thread.unpark();
         }
+    }
+}
+
+/// Runs a reply or hook; its panic must not keep the answers behind it from leaving.
+fn contain(call: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(call)).is_err() {
+        tracing::error!("a reply or a durable hook panicked");
     }
 }

@@ -4,7 +4,7 @@
 //! magic u32 | length u32 | mark u64 | CRC32C u32 | encoded block
 //! ```
 //!
-//! The checksum covers the segment's salt, the frame's offset, length, mark and block. The mark is the sequence up to
+//! The checksum covers the segment's salt, the frame's length, mark and block. The mark is the sequence up to
 //! which the log was durable when the frame was written. It tells a torn tail from damage: a power loss keeps an
 //! arbitrary choice of the pages that were not flushed, so whole frames may follow a hole; but none of them can say
 //! that what was in the hole had been flushed.
@@ -21,20 +21,19 @@ pub(super) struct Frame<'a> {
     pub(super) block: &'a [u8],
 }
 
-/// The header of a frame at `offset`.
-pub(super) fn header(salt: u64, offset: u64, mark: u64, block: &[u8]) -> [u8; FRAME_HEADER_BYTES] {
+/// The header of a frame.
+pub(super) fn header(salt: u64, mark: u64, block: &[u8]) -> [u8; FRAME_HEADER_BYTES] {
     let mut header = [0; FRAME_HEADER_BYTES];
     header[..4].copy_from_slice(&MAGIC);
     header[4..8].copy_from_slice(&(block.len() as u32).to_le_bytes()); // at most `block_bytes_max`, checked
     header[8..16].copy_from_slice(&mark.to_le_bytes());
-    let checksum = checksum(salt, offset, &header[4..16], block);
+    let checksum = checksum(salt, &header[4..16], block);
     header[16..].copy_from_slice(&checksum.to_le_bytes());
     header
 }
 
-fn checksum(salt: u64, offset: u64, length_and_mark: &[u8], block: &[u8]) -> u32 {
+fn checksum(salt: u64, length_and_mark: &[u8], block: &[u8]) -> u32 {
     let checksum = crc32c::crc32c(&salt.to_le_bytes());
-    let checksum = crc32c::crc32c_append(checksum, &offset.to_le_bytes());
     let checksum = crc32c::crc32c_append(checksum, length_and_mark);
     crc32c::crc32c_append(checksum, block)
 }
@@ -51,18 +50,13 @@ pub(super) fn announced_length(header: &[u8], block_bytes_max: usize) -> Option<
     (1..=block_bytes_max).contains(&length).then_some(length)
 }
 
-/// The frame at the beginning of `bytes`, which lie at `offset` of the segment.
-pub(super) fn parse(
-    salt: u64,
-    offset: u64,
-    bytes: &[u8],
-    block_bytes_max: usize,
-) -> Option<Frame<'_>> {
+/// The frame at the beginning of `bytes`.
+pub(super) fn parse(salt: u64, bytes: &[u8], block_bytes_max: usize) -> Option<Frame<'_>> {
     let length = announced_length(bytes, block_bytes_max)?;
     let block = bytes.get(FRAME_HEADER_BYTES..FRAME_HEADER_BYTES + length)?;
     let mut word = [0; 4];
     word.copy_from_slice(&bytes[16..20]);
-    if checksum(salt, offset, &bytes[4..16], block) != u32::from_le_bytes(word) {
+    if checksum(salt, &bytes[4..16], block) != u32::from_le_bytes(word) {
         return None;
     }
     let mut mark = [0; 8];
@@ -102,7 +96,7 @@ pub(super) fn judge(
     let mut at = 0;
     while let Some(found) = find_magic(&rest[at..]) {
         at += found;
-        match parse(salt, offset + at as u64, &rest[at..], block_bytes_max) {
+        match parse(salt, &rest[at..], block_bytes_max) {
             Some(frame) => {
                 hole_end.get_or_insert(at);
                 if frame.mark >= next_sequence {

@@ -286,7 +286,7 @@ impl Journal {
             faults(DiskStep::Append)?;
         }
         let mark = self.progress.positions().durable_seq;
-        let header = frame::header(self.salt, self.offset, mark, block.bytes());
+        let header = frame::header(self.salt, mark, block.bytes());
         // One call for both parts; only a disk that takes less than all of it needs more.
         let mut file = &*self.file;
         let written = loop {

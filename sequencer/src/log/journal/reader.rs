@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 use super::frame::{self, FRAME_HEADER_BYTES, Tail};
+use super::recovery::missing;
 use super::segment::{self, HEADER_BYTES, Segment};
 use crate::block::Block;
 use crate::log::{BlockIterator, LogReader, ReadError};
@@ -104,7 +105,7 @@ impl SegmentReader {
         if read < length {
             return Ok(None);
         }
-        if frame::parse(self.salt, self.offset, &bytes, BLOCK_BYTES_LIMIT).is_none() {
+        if frame::parse(self.salt, &bytes, BLOCK_BYTES_LIMIT).is_none() {
             return Ok(None);
         }
         let offset = self.offset;
@@ -254,6 +255,11 @@ impl JournalBlocks {
             return Ok(true);
         }
         if next_exists {
+            // Complete and flushed before the next one was begun: nothing but zeros may follow.
+            if self.care == Care::Full && current.judge(self.next_sequence)? != Tail::Clean {
+                let reason = "no frame reads here, and a later segment follows".to_owned();
+                return Err(current.damaged(reason));
+            }
             let next = SegmentReader::open(&next)?;
             self.current = Some(next);
             self.segment_first = self.next_sequence;
@@ -294,9 +300,7 @@ impl JournalBlocks {
                 if current_moved {
                     return Ok(true);
                 }
-                Err(current.damaged(format!(
-                    "sequence {at} should be here, but no frame reads, and a later segment begins at sequence {found}"
-                )))
+                Err(current.damaged(missing(at, found)))
             }
             None => Ok(false),
         }

@@ -66,17 +66,6 @@ fn read_from(segments: &[Segment], start: usize) -> Result<(Recovery, End), Jour
     let mut end = None;
     for (index, segment) in segments.iter().enumerate().skip(start) {
         let mut reader = SegmentReader::open(&segment.path)?;
-        if let Some(expected) = chain
-            .next_sequence()
-            .filter(|expected| *expected != segment.first_sequence)
-        {
-            return Err(reader
-                .damaged(format!(
-                    "the segment's name says sequence {}, {expected} comes next",
-                    segment.first_sequence
-                ))
-                .into());
-        }
         while let Some(frame) = reader.next()? {
             let target = || segment.path.display().to_string();
             let offset = frame.offset;
@@ -107,10 +96,10 @@ fn read_from(segments: &[Segment], start: usize) -> Result<(Recovery, End), Jour
         }
         let next_sequence = chain.next_sequence().unwrap_or(segment.first_sequence);
         let tail = reader.judge(next_sequence)?;
-        let is_last = index + 1 == segments.len();
+        let following = segments.get(index + 1);
         match tail {
             Tail::Clean => {}
-            Tail::Torn { bytes } if is_last => {
+            Tail::Torn { bytes } if following.is_none() => {
                 torn_tail = Some(TornTail {
                     file: segment.path.clone(),
                     offset: reader.offset,
@@ -125,6 +114,13 @@ fn read_from(segments: &[Segment], start: usize) -> Result<(Recovery, End), Jour
             }
             Tail::Damaged { reason } => return Err(reader.damaged(reason).into()),
         }
+        if let Some(following) =
+            following.filter(|following| following.first_sequence != next_sequence)
+        {
+            return Err(reader
+                .damaged(missing(next_sequence, following.first_sequence))
+                .into());
+        }
         end = Some(End {
             segment: segment.clone(),
             salt: reader.salt,
@@ -138,6 +134,13 @@ fn read_from(segments: &[Segment], start: usize) -> Result<(Recovery, End), Jour
             reason: "no segment to read".to_owned(),
         }),
     }
+}
+
+/// What is said where a segment ends before the next one begins.
+pub(super) fn missing(next_sequence: u64, later_sequence: u64) -> String {
+    format!(
+        "sequence {next_sequence} should be here, but no frame reads, and a later segment begins at sequence {later_sequence}"
+    )
 }
 
 /// Writes zeros over the torn bytes and flushes them, so that they cannot be taken for anything later.
