@@ -8,7 +8,7 @@ use ethers_core::abi::{AbiDecode, AbiEncode, RawLog, Tokenizable};
 use ethers_core::types::{Address, Eip1559TransactionRequest, H256, U64, U256};
 use serde_json::{Value, json};
 
-use super::contract::{self, KaratSettlementErrors};
+use super::contract::{self, SettlementContractErrors};
 use super::hexadecimal::{data, parse_bytes, parse_data, parse_quantity, parse_u64};
 use super::signer::{SignedTransaction, Signer, SignerError};
 use super::transport::{RpcError, RpcTransport};
@@ -676,7 +676,7 @@ impl ChainClient {
 
 /// Creation code with the constructor's arguments behind it.
 fn creation_code(deployment: &Deployment) -> Vec<u8> {
-    let mut code = contract::KARATSETTLEMENT_BYTECODE.to_vec();
+    let mut code = contract::SETTLEMENTCONTRACT_BYTECODE.to_vec();
     let arguments = [
         deployment.name.clone().into_token(),
         deployment.symbol.clone().into_token(),
@@ -745,7 +745,7 @@ fn revert_reason(call: &'static str, error: RpcError) -> ChainError {
     match output {
         Some(output) => ChainError::Reverted {
             call,
-            reason: KaratSettlementErrors::decode_with_selector(&output)
+            reason: SettlementContractErrors::decode_with_selector(&output)
                 .map_or_else(|| message.clone(), |reason| named(&reason)),
         },
         None if message.contains("revert") => ChainError::Reverted {
@@ -757,7 +757,7 @@ fn revert_reason(call: &'static str, error: RpcError) -> ChainError {
 }
 
 /// `WrongNumber { expected: 2, given: 1 }` rather than the wrapper's form.
-fn named(reason: &KaratSettlementErrors) -> String {
+fn named(reason: &SettlementContractErrors) -> String {
     let text = format!("{reason:?}");
     match text.split_once('(') {
         Some((_, inner)) => inner.strip_suffix(')').unwrap_or(inner).to_owned(),

@@ -3,11 +3,11 @@
 #![allow(missing_docs, clippy::all)]
 
 ethers_contract::abigen!(
-    KaratSettlement,
+    SettlementContract,
     "../../deploy/contracts/artifacts/KaratSettlement.json"
 );
 
-pub use karat_settlement::*;
+pub use settlement_contract::*;
 
 /// ABI and bytecode as built by `deploy/contracts/build.sh`.
 pub const ARTIFACT: &str =
