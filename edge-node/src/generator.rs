@@ -1,0 +1,268 @@
+//! Assets from seeds and traits, in micro-batches.
+
+use std::path::Path;
+use std::time::Instant;
+
+use thiserror::Error;
+
+use crate::ladder::Rung;
+use crate::manifest::{Manifest, Role};
+use crate::pixels::{PixelsError, encode_png};
+use crate::rarity::{RarityError, TraitRules};
+use crate::runtime::{Model, RuntimeError};
+use crate::seeds::latent_from_seed;
+
+/// Most images of one micro-batch: its share of time is what one asset is said to cost.
+pub const MICRO_BATCH_MOST: usize = 32;
+/// Most requests of one call.
+pub const REQUESTS_MOST: usize = 1_024;
+/// Assets that one round of a probe makes.
+const PROBE_BATCH: usize = 8;
+
+/// Assets could not be generated.
+#[derive(Debug, Error)]
+pub enum GeneratorError {
+    /// The model cannot be loaded or run.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// Traits that the model does not know.
+    #[error("request {index}: {source}")]
+    Traits {
+        /// Which request.
+        index: usize,
+        /// What is wrong.
+        source: RarityError,
+    },
+    /// A latent of another length than the model's.
+    #[error("request {index}: latent of {found} values; the model takes {expected}")]
+    LatentLength {
+        /// Which request.
+        index: usize,
+        /// Values found.
+        found: usize,
+        /// Values expected.
+        expected: usize,
+    },
+    /// Too many requests at a time.
+    #[error("{found} requests in one call; the most is {REQUESTS_MOST}")]
+    TooMany {
+        /// Requests found.
+        found: usize,
+    },
+    /// The image could not be encoded.
+    #[error(transparent)]
+    Pixels(#[from] PixelsError),
+}
+
+/// One asset to make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GenerationRequest {
+    /// Its seed; the latent follows from it.
+    pub seed: [u8; 32],
+    /// Value index of each trait, in the manifest's order.
+    pub traits: Vec<u8>,
+}
+
+/// One asset.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GeneratedAsset {
+    /// RGB, rows from the top.
+    pub pixels: Vec<u8>,
+    /// The same as PNG; the same pixels give the same bytes.
+    pub png: Vec<u8>,
+    /// Its share of the time that its micro-batch took in the model, in nanoseconds.
+    pub inference_ns: u64,
+    /// Time to encode it, in nanoseconds.
+    pub encode_ns: u64,
+}
+
+/// A loaded variant of a generator.
+#[derive(Debug)]
+pub struct Generator {
+    manifest: Manifest,
+    rules: TraitRules,
+    variant: String,
+    model: Model,
+}
+
+impl Generator {
+    /// Opens a model folder and loads a variant, the manifest's default where none is named.
+    pub fn load<'a>(
+        folder: impl AsRef<Path>,
+        variant: impl Into<Option<&'a str>>,
+    ) -> Result<Self, GeneratorError> {
+        let manifest = Manifest::load(folder).map_err(RuntimeError::from)?;
+        let variant = variant
+            .into()
+            .unwrap_or(&manifest.default_variant)
+            .to_owned();
+        Self::from_manifest(manifest, &variant)
+    }
+
+    /// Loads a variant of a manifest that is open already.
+    pub fn from_manifest(manifest: Manifest, variant: &str) -> Result<Self, GeneratorError> {
+        if manifest.role != Role::Generator {
+            let (found, needed) = ("an auditor", "a generator");
+            return Err(RuntimeError::WrongRole {
+                model: manifest.name,
+                found,
+                needed,
+            }
+            .into());
+        }
+        let model = Model::load(&manifest, variant)?;
+        Ok(Self {
+            rules: manifest.trait_rules(),
+            variant: variant.to_owned(),
+            model,
+            manifest,
+        })
+    }
+
+    /// The model's manifest.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The variant loaded.
+    pub fn variant(&self) -> &str {
+        &self.variant
+    }
+
+    /// Changes to another variant of the same model. Where that fails, the present one stays in use.
+    pub fn switch_variant(&mut self, variant: &str) -> Result<(), GeneratorError> {
+        if variant != self.variant {
+            self.model = Model::load(&self.manifest, variant)?;
+            variant.clone_into(&mut self.variant);
+        }
+        Ok(())
+    }
+
+    /// Makes all assets of the requests, in their order. Refuses the whole call if one request is wrong, before any
+    /// work is done. Only the vocabulary is checked: which values go together is decided by [`crate::rarity`].
+    pub fn generate(
+        &mut self,
+        requests: &[GenerationRequest],
+    ) -> Result<Vec<GeneratedAsset>, GeneratorError> {
+        let latents: Vec<Vec<f32>> = requests
+            .iter()
+            .map(|request| latent_from_seed(&request.seed, self.manifest.latent_length))
+            .collect();
+        let traits: Vec<&[u8]> = requests
+            .iter()
+            .map(|request| request.traits.as_slice())
+            .collect();
+        self.generate_from_latents(&traits, &latents)
+    }
+
+    /// Makes assets from explicit latents, for golden vectors and walks through the latent space.
+    pub fn generate_from_latents(
+        &mut self,
+        traits: &[&[u8]],
+        latents: &[Vec<f32>],
+    ) -> Result<Vec<GeneratedAsset>, GeneratorError> {
+        let count = traits.len().max(latents.len());
+        if count > REQUESTS_MOST {
+            return Err(GeneratorError::TooMany { found: count });
+        }
+        for index in 0..count {
+            let values = traits.get(index).copied().unwrap_or_default();
+            self.rules
+                .in_vocabulary(values)
+                .map_err(|source| GeneratorError::Traits { index, source })?;
+            let (found, expected) = (
+                latents.get(index).map_or(0, Vec::len),
+                self.manifest.latent_length,
+            );
+            if found != expected {
+                return Err(GeneratorError::LatentLength {
+                    index,
+                    found,
+                    expected,
+                });
+            }
+        }
+        let mut assets = Vec::with_capacity(count);
+        for (traits, latents) in traits
+            .chunks(MICRO_BATCH_MOST)
+            .zip(latents.chunks(MICRO_BATCH_MOST))
+        {
+            self.run(traits, latents, &mut assets)?;
+        }
+        Ok(assets)
+    }
+
+    /// Runs a single image and a full micro-batch, so that the first asset does not pay for it.
+    pub fn warm_up(&mut self) -> Result<(), GeneratorError> {
+        self.run_blank(1)?;
+        self.run_blank(MICRO_BATCH_MOST)
+    }
+
+    /// Measures this variant on this machine: the median cost of one asset, model and encoding, over `rounds`
+    /// micro-batches, after a round that is not counted.
+    pub fn probe(&mut self, rounds: usize) -> Result<Rung, GeneratorError> {
+        self.run_blank(PROBE_BATCH)?;
+        let mut costs_ns = Vec::new();
+        for _ in 0..rounds.max(1) {
+            let start = Instant::now();
+            self.run_blank(PROBE_BATCH)?;
+            costs_ns.push(nanoseconds_since(start) / PROBE_BATCH as u64);
+        }
+        costs_ns.sort_unstable();
+        let quality = self
+            .manifest
+            .variant(&self.variant)
+            .map_err(RuntimeError::from)?
+            .quality;
+        Ok(Rung {
+            variant: self.variant.clone(),
+            cost_ns: costs_ns[costs_ns.len() / 2],
+            quality,
+        })
+    }
+
+    fn run_blank(&mut self, size: usize) -> Result<(), GeneratorError> {
+        let traits = vec![0; self.manifest.traits.len()];
+        let latents: Vec<Vec<f32>> = (0..size)
+            .map(|index| latent_from_seed(&[index as u8; 32], self.manifest.latent_length))
+            .collect();
+        self.run(&vec![traits.as_slice(); size], &latents, &mut Vec::new())
+    }
+
+    /// One micro-batch. The requests were checked.
+    fn run(
+        &mut self,
+        traits: &[&[u8]],
+        latents: &[Vec<f32>],
+        assets: &mut Vec<GeneratedAsset>,
+    ) -> Result<(), GeneratorError> {
+        let start = Instant::now();
+        let mut one_hot = vec![0.0; traits.len() * self.manifest.one_hot_length()];
+        let mut offset = 0;
+        for values in traits {
+            for (value, cardinality) in values.iter().zip(&self.rules.cardinalities) {
+                one_hot[offset + usize::from(*value)] = 1.0;
+                offset += usize::from(*cardinality);
+            }
+        }
+        let pixels = self
+            .model
+            .generate(traits.len(), &one_hot, &latents.concat())?;
+        let inference_ns = nanoseconds_since(start) / traits.len() as u64;
+        for image in pixels.chunks_exact(self.manifest.pixel_bytes()) {
+            let start = Instant::now();
+            let png = encode_png(self.manifest.image_width, self.manifest.image_height, image)?;
+            assets.push(GeneratedAsset {
+                pixels: image.to_vec(),
+                png,
+                inference_ns,
+                encode_ns: nanoseconds_since(start),
+            });
+        }
+        Ok(())
+    }
+}
+
+fn nanoseconds_since(start: Instant) -> u64 {
+    u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX)
+}
