@@ -539,7 +539,7 @@ impl<M: Machine> SequencerHandle<M> {
     }
 
     /// Refuses new commands, writes and answers those that wait, flushes, ends the threads and gives the machine back.
-    /// Waits for the flush at most the configured time. A failed log does not keep the machine from being returned:
+    /// Waits for the flush at most the configured time. Not to be called from a reply: it would wait for itself. A failed log does not keep the machine from being returned:
     /// ask [`poisoned`](Self::poisoned) on a clone before trusting it for more than reading.
     pub fn stop(self) -> Result<M, SequencerError> {
         let threads = self

@@ -1,6 +1,6 @@
 //! Every byte of a small journal, flipped, cut out, zeroed and truncated; and power losses that keep an arbitrary
 //! choice of the sectors that were not flushed.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
 

@@ -1,6 +1,6 @@
 //! A killed process (SIGKILL) loses nothing that was acknowledged. It shows that answers follow the write to the page
 //! cache; it cannot show what a loss of power takes, as the page cache survives.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
 

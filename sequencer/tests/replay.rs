@@ -1,5 +1,5 @@
 //! The block's encoding and the rules by which every reader agrees on a log.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
 

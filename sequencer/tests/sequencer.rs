@@ -1,5 +1,5 @@
 //! The sequencer's promises: order, time, ack levels, bounds, failures and the end.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! What the sequencer's tests share: a machine that remembers, and short ways to build blocks and submissions.
-#![allow(dead_code, missing_docs)] // Each test file uses its own part.
+#![allow(dead_code, missing_docs, clippy::unwrap_used)] // Each test file uses its own part.
 
 use std::sync::mpsc;
 use std::time::Duration;
