@@ -5,7 +5,7 @@
 //! the sequences up to its position, and the projector goes on from there. The log stays the truth: a store that is lost
 //! or behind is filled again from it.
 //!
-//! - [`EmbeddedStore`]: in a folder, on an embedded key-value store (`embedded`, `keys`, `folder`)
+//! - [`EmbeddedStore`]: in a folder, on an embedded key-value store (`embedded`, `rows`, `keys`, `folder`)
 //! - [`MemoryStore`]: in ordered maps, for tests and for runs that keep nothing
 
 mod embedded;
@@ -13,10 +13,12 @@ mod error;
 mod folder;
 mod keys;
 mod memory;
+mod rows;
 
-pub use embedded::{EmbeddedStore, MEMORY_BYTES_MAX};
+pub use embedded::EmbeddedStore;
 pub use error::StoreError;
 pub use memory::MemoryStore;
+pub use rows::MEMORY_BYTES_MAX;
 
 use bytes::Bytes;
 
