@@ -1,6 +1,6 @@
 //! The real oracle: an ONNX auditor, and the generators whose folders are at hand.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use karat_edge_node::auditor::Auditor;
 use karat_edge_node::generator::{GenerationRequest, Generator};
@@ -26,6 +26,19 @@ impl OracleSource for ModelFolders {
     fn open(&self) -> Result<Box<dyn Oracle>, OracleError> {
         Ok(Box::new(Models::open(self)?))
     }
+}
+
+/// The thresholds that an auditor's own manifest states, accept below and reject from, parts per million: what the first
+/// policy of a realm that uses this auditor should hold.
+///
+/// # Errors
+/// When the folder holds no whole auditor.
+pub fn auditor_thresholds(folder: &Path) -> Result<(u32, u32), OracleError> {
+    let manifest = Manifest::load(folder).map_err(failed)?;
+    let stated = manifest
+        .auditor
+        .ok_or_else(|| OracleError(format!("{} holds no auditor", folder.display())))?;
+    Ok((stated.accept_below_ppm, stated.reject_above_ppm))
 }
 
 struct Loaded {

@@ -171,3 +171,108 @@ impl<P> OpenJob<P> {
         self.permit
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use karat_proto::command::{Content, Decision, Lineage, Traits};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn job(asset: AssetId) -> Job {
+        Job {
+            asset,
+            version: 1,
+            collection: 1,
+            content: Content {
+                digest: [0; 32],
+                size: 0,
+            },
+            traits: Traits::default(),
+            lineage: Lineage {
+                model: [0; 32],
+                variant: String::new(),
+                seed: [0; 32],
+                hash: [0; 32],
+            },
+            parent_version: 0,
+            sequence: asset,
+            born: Instant::now(),
+        }
+    }
+
+    fn verdict() -> Verdict {
+        Verdict {
+            asset: 1,
+            version: 1,
+            policy_version: 1,
+            decision: Decision::Accept,
+            corruption_ppm: 0,
+            findings: vec![],
+        }
+    }
+
+    fn assets(batch: &[(Ticket, Arc<Job>)]) -> Vec<AssetId> {
+        batch.iter().map(|(_, job)| job.asset).collect()
+    }
+
+    #[test]
+    fn a_job_that_must_be_alone_is_and_waits_before_later_ones() {
+        let mut jobs = OpenJobs::new();
+        for asset in 1..=4 {
+            assert!(jobs.add(job(asset), ()));
+        }
+        let batch = jobs.next_batch(2);
+        assert_eq!(assets(&batch), [1, 2]);
+        jobs.get_mut(batch[1].0).unwrap().alone = true;
+        jobs.enter(batch[1].0, Phase::Waiting);
+        jobs.enter(batch[0].0, Phase::Waiting);
+        assert_eq!(assets(&jobs.next_batch(9)), [1]);
+        assert_eq!(assets(&jobs.next_batch(9)), [2]);
+        assert_eq!(assets(&jobs.next_batch(9)), [3, 4]);
+        assert!(jobs.next_batch(9).is_empty());
+    }
+
+    #[test]
+    fn an_old_issue_finds_nothing() {
+        let mut jobs = OpenJobs::new();
+        jobs.add(job(1), ());
+        let ticket = jobs.next_batch(1)[0].0;
+        let issue = jobs.enter(ticket, Phase::Delayed).unwrap();
+        assert!(jobs.at_issue(ticket, issue).is_some());
+        jobs.enter(ticket, Phase::Waiting);
+        assert!(jobs.at_issue(ticket, issue).is_none());
+        assert!(!jobs.add(job(1), ()));
+        assert!(jobs.close(ticket).is_some());
+        assert!(jobs.close(ticket).is_none());
+        assert!(jobs.enter(ticket, Phase::Waiting).is_none());
+        assert!(jobs.add(job(1), ()));
+    }
+
+    proptest! {
+        /// Whatever happens in whatever order: what waits is queued once, what does not is not queued.
+        #[test]
+        fn the_queue_holds_exactly_the_waiting_jobs(steps in prop::collection::vec((0u8..6, 1u64..12), 1..150)) {
+            let mut jobs = OpenJobs::new();
+            for (step, number) in steps {
+                match step {
+                    0 => drop(jobs.add(job(number), ())),
+                    1 => drop(jobs.next_batch(number as usize)),
+                    2 => drop(jobs.enter(number, Phase::Waiting)),
+                    3 => drop(jobs.enter(number, Phase::Delayed)),
+                    4 => drop(jobs.enter(number, Phase::Submitted { verdict: verdict(), since: Instant::now() })),
+                    _ => drop(jobs.close(number)),
+                }
+                let mut queued: Vec<Ticket> = jobs.waiting.iter().copied().collect();
+                let mut waiting: Vec<Ticket> = jobs.jobs.iter()
+                    .filter(|(_, open)| matches!(open.phase, Phase::Waiting))
+                    .map(|(ticket, _)| *ticket)
+                    .collect();
+                queued.sort_unstable();
+                waiting.sort_unstable();
+                prop_assert_eq!(queued, waiting);
+                prop_assert_eq!(jobs.versions.len(), jobs.jobs.len());
+            }
+        }
+    }
+}
