@@ -20,10 +20,11 @@ use thiserror::Error;
 use crate::accounts::Roles;
 use crate::config::Config;
 use crate::data_folder::{DataFolder, DataFolderError};
+use crate::digests::DigestRecorder;
 use crate::events::{EventHub, EventLog, EventLogError, EventReader, HubConfig};
 use crate::machine::LedgerMachine;
 use crate::snapshots::{self, SnapshotsError};
-use crate::view::View;
+use crate::view::{DigestMark, View};
 
 /// Why a realm cannot be opened.
 #[derive(Debug, Error)]
@@ -66,9 +67,9 @@ pub enum CoreError {
     /// A thread could not be started.
     #[error("start a thread: {0}")]
     Thread(std::io::Error),
-    /// The realm could not be opened by its first command.
-    #[error("open the realm: {0}")]
-    Genesis(String),
+    /// The digests' file.
+    #[error("record a digest: {0}")]
+    Digests(std::io::Error),
 }
 
 /// What was found when a realm was opened.
@@ -265,22 +266,24 @@ impl Core {
 }
 
 impl CoreThreads {
-    /// Stops the sequencer (drained and flushed), writes a snapshot and ends the stream of events.
+    /// Stops the sequencer (drained and flushed), ends the stream of events, and writes a snapshot if asked to.
     ///
     /// # Errors
     /// When the last flush or the snapshot fails; the log is whole all the same.
-    pub fn stop(self, core: &Core) -> Result<(), CoreError> {
+    pub fn stop(self, core: &Core, snapshot: bool) -> Result<(), CoreError> {
         let machine = core.sequencer.clone().stop()?;
-        let mut recorder = crate::digests::DigestRecorder::open(&core.folder.digests())
-            .map_err(CoreError::Thread)?;
         let ledger = machine.into_ledger();
-        let mark = crate::view::DigestMark { sequence: ledger.applied_seq(), digest: ledger.digest() };
-        recorder.record(mark).map_err(CoreError::Thread)?;
+        if snapshot {
+            let mark = DigestMark { sequence: ledger.applied_seq(), digest: ledger.digest() };
+            DigestRecorder::open(&core.folder.digests())
+                .and_then(|mut recorder| recorder.record(mark))
+                .map_err(CoreError::Digests)?;
+        }
         // The machine's sender is gone with it, so the hub writes what it has and ends.
         if self.hub.join().is_err() {
             tracing::error!("the events thread panicked");
         }
-        if ledger.applied_seq() > 0 {
+        if snapshot && ledger.applied_seq() > 0 {
             snapshots::write(&core.folder.snapshots(), &ledger, core.config.snapshot.keep)?;
         }
         Ok(())

@@ -81,6 +81,20 @@ impl Projector {
         Ok(Projector { store, reader, open_batches, due })
     }
 
+    /// Projects what is there now.
+    ///
+    /// # Errors
+    /// When store or stream fail.
+    pub fn catch_up(&mut self) -> Result<(), ProjectorError> {
+        loop {
+            let blocks = self.reader.read(EVENTS_A_CHANGE)?;
+            if blocks.is_empty() {
+                return Ok(());
+            }
+            self.project(&blocks)?;
+        }
+    }
+
     /// Projects until the stream ends.
     ///
     /// # Errors

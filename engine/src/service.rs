@@ -74,6 +74,15 @@ pub enum ServiceError {
     Failed(String),
 }
 
+/// What runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Everything.
+    Full,
+    /// Only what answers questions about a folder: no agents, no settlement, no ticks, and no command gets in.
+    ReadOnly,
+}
+
 /// A running engine.
 pub struct Service {
     /// What the gateway shares with everyone.
@@ -94,8 +103,13 @@ impl Service {
     ///
     /// # Errors
     /// Names the part that cannot be opened, and what to do.
-    pub async fn start(config: Config) -> Result<Service, ServiceError> {
-        let folders = ModelFolders::find(&config.data.models_dir).map_err(ServiceError::Models)?;
+    pub async fn start(config: Config, mode: Mode) -> Result<Service, ServiceError> {
+        let folders = match mode {
+            Mode::Full => {
+                ModelFolders::find(&config.data.models_dir).map_err(ServiceError::Models)?
+            }
+            Mode::ReadOnly => ModelFolders::default(),
+        };
         // The port first: a second engine on it should not touch anything else.
         let listener = Gateway::bind(config.gateway.listen).await?;
         let address = listener
@@ -105,24 +119,38 @@ impl Service {
         let (core, threads, opened) = tokio::task::spawn_blocking(move || Core::open(&opening))
             .await
             .map_err(|error| ServiceError::Failed(error.to_string()))??;
-        if core.view.applied_seq() == 0 {
-            genesis(&core, &folders).await?;
+        match (core.view.applied_seq(), mode) {
+            (0, Mode::Full) => genesis(&core, &folders).await?,
+            (0, Mode::ReadOnly) => return Err(ServiceError::Failed("the log is empty".into())),
+            _ => {}
         }
         let store = EmbeddedStore::open(core.folder.store())?;
         let store: Arc<dyn Store> = Arc::new(store);
         let chain = Chain::open(&core.folder, &config.settlement).await?;
         let client = chain.client.clone();
         let settlement = Settlement::new(core.clone(), client.clone());
-        let driver = Driver::open(core.clone(), settlement.clone(), chain).await?;
-        let starting = core.clone();
-        let verifier = tokio::task::spawn_blocking(move || Verifier::start(starting, &folders))
-            .await
-            .map_err(|error| ServiceError::Failed(error.to_string()))??;
+        let mut driver = None;
+        let mut verifier = None;
+        if mode == Mode::Full {
+            driver = Some(Driver::open(core.clone(), settlement.clone(), chain).await?);
+            let starting = core.clone();
+            let started = tokio::task::spawn_blocking(move || Verifier::start(starting, &folders))
+                .await
+                .map_err(|error| ServiceError::Failed(error.to_string()))??;
+            verifier = Some(started);
+        }
         let projector = {
             let (core, store) = (core.clone(), store.clone());
-            tokio::task::spawn_blocking(move || Projector::open(core, store))
-                .await
-                .map_err(|error| ServiceError::Failed(error.to_string()))??
+            let catches_up = mode == Mode::ReadOnly;
+            tokio::task::spawn_blocking(move || {
+                let mut projector = Projector::open(core, store)?;
+                if catches_up {
+                    projector.catch_up()?;
+                }
+                Ok::<_, ProjectorError>(projector)
+            })
+            .await
+            .map_err(|error| ServiceError::Failed(error.to_string()))??
         };
         let latencies = Arc::new(Latencies::default());
         let waiting_max = config.gateway.waiting_outcomes_max;
@@ -135,34 +163,37 @@ impl Service {
             acks.clone(),
             latencies,
         );
-        let recorder = DigestRecorder::open(&core.folder.digests())
-            .map_err(|source| ServiceError::Io { what: "open digests.log", source })?;
         let (stop, stopped) = signal::channel(false);
         let (fail, failed) = signal::channel(None);
         let fail = Arc::new(fail);
         let mut tasks = Vec::new();
         let mut start = |name, task: JoinHandle<()>| tasks.push((name, task));
-        start("ledger watch", tokio::spawn(watch_health(core.clone(), fail.clone(), stopped.clone())));
+        let (watched, reporting, stops) = (core.clone(), fail.clone(), stopped.clone());
+        start("ledger watch", tokio::spawn(watch_health(watched, reporting, stops)));
+        let (reporting, acks_core) = (fail.clone(), core.clone());
+        start("acks", tokio::spawn(run_acks(acks_core, acks, reporting)));
         let reporting = fail.clone();
-        start("store", tokio::spawn(async move {
-            report("the store", &reporting, projector.run().await);
-        }));
-        let reporting = fail.clone();
-        start("acks", tokio::spawn(run_acks(core.clone(), acks, reporting)));
-        let reporting = fail.clone();
-        start("agents", tokio::spawn(async move {
-            report("the agents' feed", &reporting, verifier.run().await);
-        }));
-        let (reporting, stops) = (fail.clone(), stopped.clone());
-        start("settlement", tokio::spawn(async move {
-            report("settlement", &reporting, driver.run(stops).await);
-        }));
-        start("ticker", tokio::spawn(ticker::run(core.clone(), client, stopped.clone())));
-        start("snapshots", tokio::spawn(snapshotter::run(core.clone(), recorder, stopped.clone())));
+        start(
+            "store",
+            tokio::spawn(async move { report("the store", &reporting, projector.run().await) }),
+        );
+        if let Some(verifier) = verifier {
+            let reporting = fail.clone();
+            let feed = async move { report("the agents' feed", &reporting, verifier.run().await) };
+            start("agents", tokio::spawn(feed));
+        }
+        if let Some(driver) = driver {
+            let (reporting, stops) = (fail.clone(), stopped.clone());
+            let settle = async move { report("settlement", &reporting, driver.run(stops).await) };
+            start("settlement", tokio::spawn(settle));
+            start("ticker", tokio::spawn(ticker::run(core.clone(), client, stopped.clone())));
+            let recorder = DigestRecorder::open(&core.folder.digests())
+                .map_err(|source| ServiceError::Io { what: "open digests.log", source })?;
+            start("snapshots", tokio::spawn(snapshotter::run(core.clone(), recorder, stopped.clone())));
+        }
         let serving = gateway.clone();
-        start("gateway", tokio::spawn(async move {
-            report("the gateway", &fail, serving.serve(listener, stopped).await);
-        }));
+        let serve = async move { report("the gateway", &fail, serving.serve(listener, stopped).await) };
+        start("gateway", tokio::spawn(serve));
         Ok(Service { gateway, address, opened, core, threads, stop, failed, tasks })
     }
 
@@ -180,6 +211,18 @@ impl Service {
     /// # Errors
     /// When the last flush fails.
     pub async fn stop(self) -> Result<(), ServiceError> {
+        self.end(true).await
+    }
+
+    /// As [`Service::stop`], without a snapshot: nothing new is left in the folder.
+    ///
+    /// # Errors
+    /// When the last flush fails.
+    pub async fn close(self) -> Result<(), ServiceError> {
+        self.end(false).await
+    }
+
+    async fn end(self, snapshot: bool) -> Result<(), ServiceError> {
         let Service { gateway, core, threads, stop, tasks, .. } = self;
         let _ = stop.send(true);
         let mut waiting = Vec::new();
@@ -196,10 +239,12 @@ impl Service {
                 tracing::warn!(name, "did not end in time");
             }
         }
-        gateway.verifier.agents().clone().stop().await;
+        if let Some(verifier) = &gateway.verifier {
+            verifier.agents().clone().stop().await;
+        }
         gateway.store.flush()?;
         drop(gateway);
-        tokio::task::spawn_blocking(move || threads.stop(&core))
+        tokio::task::spawn_blocking(move || threads.stop(&core, snapshot))
             .await
             .map_err(|error| ServiceError::Failed(error.to_string()))??;
         Ok(())

@@ -19,7 +19,8 @@ pub fn status(gateway: &Gateway) -> v1::GetStatusResponse {
     let positions = core.sequencer().positions();
     let counts = view.counts();
     let metrics = core.sequencer().metrics();
-    let agents = gateway.verifier.agents().stats();
+    let agents = gateway.verifier.as_ref().map(|one| one.agents().stats()).unwrap_or_default();
+    let reviews_open = gateway.verifier.as_ref().map_or(0, |one| one.open_reviews());
     let settlement = &gateway.settlement.figures;
     let mark = view.digest_mark();
     let mut figures = vec![
@@ -56,7 +57,7 @@ pub fn status(gateway: &Gateway) -> v1::GetStatusResponse {
         figure("agents_reissued_total", agents.reissued),
         figure("verdict_p50_us", agents.latency_p50_us),
         figure("verdict_p99_us", agents.latency_p99_us),
-        figure("reviews_open", gateway.verifier.open_reviews()),
+        figure("reviews_open", reviews_open),
         figure("batches_sealed_total", settlement.sealed.load(Ordering::Relaxed)),
         figure("batches_final_total", settlement.final_batches.load(Ordering::Relaxed)),
         figure("settlement_leaves_committed_total", settlement.committed_leaves.load(Ordering::Relaxed)),

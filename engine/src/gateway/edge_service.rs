@@ -38,6 +38,7 @@ impl Edge for EdgeService {
         &self,
         request: Request<Streaming<v1::EdgeRequest>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
+        self.gateway.verifier()?;
         let stream = self.gateway.take_stream()?;
         let mut requests = request.into_inner();
         let hello = match requests.message().await? {

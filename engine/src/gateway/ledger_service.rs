@@ -76,11 +76,13 @@ impl Ledger for LedgerService {
         &self,
         request: Request<Streaming<v1::SubmitRequest>>,
     ) -> Answer<Self::SubmitStream> {
+        self.gateway.verifier()?;
         let stream = self.gateway.take_stream()?;
         Ok(Response::new(submit::open(self.gateway.clone(), request.into_inner(), stream)))
     }
 
     async fn execute(&self, request: Request<v1::ExecuteRequest>) -> Answer<v1::ExecuteResponse> {
+        self.gateway.verifier()?;
         let now = Instant::now();
         let request = request.into_inner();
         let level = level_of(request.ack).map_err(refused)?;

@@ -66,8 +66,8 @@ pub struct Gateway {
     pub store: Arc<dyn Store>,
     /// Settlement.
     pub settlement: Arc<Settlement>,
-    /// Agents and the review desk.
-    pub verifier: Arc<Verifier>,
+    /// Agents and the review desk; none where a folder is only read.
+    pub verifier: Option<Arc<Verifier>>,
     /// Answers that wait for verdicts and settlement.
     pub acks: Arc<AckTracker>,
     /// Latency by ack level.
@@ -82,13 +82,20 @@ impl Gateway {
         core: Arc<Core>,
         store: Arc<dyn Store>,
         settlement: Arc<Settlement>,
-        verifier: Arc<Verifier>,
+        verifier: Option<Arc<Verifier>>,
         acks: Arc<AckTracker>,
         latencies: Arc<Latencies>,
     ) -> Arc<Gateway> {
         let streams = Arc::new(Semaphore::new(core.config.gateway.streams_max));
         let door_refusals = Code::ALL.iter().map(|_| AtomicU64::new(0)).collect();
         Arc::new(Gateway { core, store, settlement, verifier, acks, latencies, streams, door_refusals })
+    }
+
+    /// The agents and the review desk, where they run.
+    fn verifier(&self) -> Result<&Verifier, Status> {
+        self.verifier.as_deref().ok_or_else(|| {
+            Status::failed_precondition("this process only reads the folder; ask a running engine")
+        })
     }
 
     fn take_stream(&self) -> Result<OwnedSemaphorePermit, Status> {

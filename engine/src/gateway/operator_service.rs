@@ -23,6 +23,8 @@ pub struct OperatorService {
 
 impl OperatorService {
     async fn enter(&self, kind: Kind) -> Answer<v1::OperatorResponse> {
+        // A process that only reads a folder has no agents; no command gets in there.
+        self.gateway.verifier()?;
         let core = &self.gateway.core;
         let wire = v1::Command {
             id: crate::core::fresh_id(),
@@ -82,7 +84,7 @@ impl Operator for OperatorService {
         let limit = if request.limit == 0 { 10 } else { request.limit as usize };
         let (rows, open) = self
             .gateway
-            .verifier
+            .verifier()?
             .lease_reviews(&request.reviewer, limit, request.peek)
             .map_err(Status::failed_precondition)?;
         let view = &self.gateway.core.view;
@@ -107,7 +109,7 @@ impl Operator for OperatorService {
     ) -> Answer<v1::OperatorResponse> {
         let request = request.into_inner();
         self.gateway
-            .verifier
+            .verifier()?
             .check_lease(&request.reviewer, request.asset)
             .map_err(Status::failed_precondition)?;
         let answer = self
@@ -118,7 +120,7 @@ impl Operator for OperatorService {
                 reason: format!("{}: {}", request.reviewer, request.reason),
             }))
             .await?;
-        self.gateway.verifier.note_decision(&request.reviewer, request.asset, request.accepted);
+        self.gateway.verifier()?.note_decision(&request.reviewer, request.asset, request.accepted);
         Ok(answer)
     }
 

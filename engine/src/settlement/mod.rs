@@ -135,6 +135,8 @@ impl Settlement {
             proof: proof.iter().map(|hash| Bytes::copy_from_slice(hash)).collect(),
             contract: Bytes::copy_from_slice(&self.client.contract()),
             chain_id: self.client.chain_id(),
+            parent: Bytes::copy_from_slice(&payload.parent),
+            log_head: Bytes::copy_from_slice(&payload.log_head),
             chain_root: root.map_or(Bytes::new(), |root| Bytes::copy_from_slice(&root)),
         })
     }

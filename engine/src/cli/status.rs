@@ -1,0 +1,50 @@
+//! `karat status`.
+
+use karat_proto::v1;
+use serde_json::{Value, json};
+
+use super::{Backend, CliError, Common, describe, hexadecimal, print_json};
+
+/// Runs the command.
+pub async fn run(common: &Common) -> Result<(), CliError> {
+    let mut backend = Backend::open(common).await?;
+    let status = backend.operator.get_status(v1::GetStatusRequest {}).await?.into_inner();
+    let shown = shown(&status);
+    if common.json { print_json(&shown) } else { print!("{}", describe::lines(&shown, 0)) }
+    Ok(())
+}
+
+/// A status as JSON.
+pub fn shown(status: &v1::GetStatusResponse) -> Value {
+    let latencies: Vec<_> = status
+        .latencies
+        .iter()
+        .map(|one| {
+            let level = v1::AckLevel::try_from(one.ack).map_or("?", |level| level.as_str_name());
+            json!({
+                "ack": describe::lower(level, "ACK_LEVEL_"),
+                "count": one.count,
+                "p50_us": one.p50_us,
+                "p99_us": one.p99_us,
+                "p999_us": one.p999_us,
+                "max_us": one.max_us,
+            })
+        })
+        .collect();
+    let figures: serde_json::Map<String, Value> =
+        status.figures.iter().map(|one| (one.name.clone(), json!(one.value))).collect();
+    json!({
+        "realm": status.realm,
+        "epoch": status.epoch,
+        "applied_seq": status.applied_seq,
+        "durable_seq": status.durable_seq,
+        "projected_seq": status.projected_seq,
+        "settled_seq": status.settled_seq,
+        "paused": status.paused,
+        "digest": hexadecimal(&status.digest),
+        "contract": hexadecimal(&status.contract),
+        "chain_id": status.chain_id,
+        "latencies": latencies,
+        "figures": figures,
+    })
+}
