@@ -1,8 +1,8 @@
 //! Floors of the sequencer alone: commands a second, and latencies at a fixed rate, on memory and on a journal.
 //!
-//! `cargo run --release -p karat-sequencer --example throughput [-- FOLDER]`; the journal lies in a new folder inside
-//! FOLDER, or in the system's folder for temporary files.
-#![allow(missing_docs, clippy::unwrap_used)] // A measurement that cannot go on should stop loudly.
+//! `cargo run --release -p karat-sequencer --example throughput [-- FOLDER [SECONDS]]`; the journal lies in a new
+//! folder inside FOLDER, or in the system's folder for temporary files. Each of the twelve runs takes SECONDS, or 3.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)] // A measurement that cannot go on should stop loudly.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,7 +17,6 @@ use karat_sequencer::{
 };
 
 const BODY_BYTES: usize = 200;
-const RUN: Duration = Duration::from_secs(3);
 /// Submissions in flight in a throughput run, in commands.
 const IN_FLIGHT_COMMANDS: u64 = 32_768;
 
@@ -64,11 +63,16 @@ fn commands(count: usize) -> Vec<Prepared<u64>> {
 }
 
 /// Submits as fast as the answers allow, with a bounded number in flight.
-fn throughput(handle: &SequencerHandle<Sum>, per_submission: usize, ack: Ack) -> f64 {
+fn throughput(
+    run: Duration,
+    handle: &SequencerHandle<Sum>,
+    per_submission: usize,
+    ack: Ack,
+) -> f64 {
     let answered = Arc::new(AtomicU64::new(0));
     let started = Instant::now();
     let mut submitted = 0;
-    while started.elapsed() < RUN {
+    while started.elapsed() < run {
         if submitted - answered.load(Ordering::Relaxed) > IN_FLIGHT_COMMANDS {
             std::thread::sleep(Duration::from_micros(50));
             continue;
@@ -99,11 +103,11 @@ fn throughput(handle: &SequencerHandle<Sum>, per_submission: usize, ack: Ack) ->
 }
 
 /// One command a submission at 5,000/s, open loop: measured from the time it should have been sent.
-fn latencies(handle: &SequencerHandle<Sum>, ack: Ack) -> [Duration; 4] {
+fn latencies(run: Duration, handle: &SequencerHandle<Sum>, ack: Ack) -> [Duration; 4] {
     const PERIOD: Duration = Duration::from_micros(200);
     let (sender, receiver) = mpsc::channel();
     let started = Instant::now();
-    let count = (RUN.as_nanos() / PERIOD.as_nanos()) as u32;
+    let count = (run.as_nanos() / PERIOD.as_nanos()) as u32;
     for index in 0..count {
         let intended = started + PERIOD * index;
         while let Some(left) = intended.checked_duration_since(Instant::now()) {
@@ -135,15 +139,15 @@ fn latencies(handle: &SequencerHandle<Sum>, ack: Ack) -> [Duration; 4] {
     [500, 990, 999, 1000].map(|per_mille| all[(all.len() * per_mille / 1000).min(all.len() - 1)])
 }
 
-fn measure(name: &str, handle: &SequencerHandle<Sum>) {
+fn measure(name: &str, run: Duration, handle: &SequencerHandle<Sum>) {
     for ack in [Ack::Sequenced, Ack::Durable] {
         for per_submission in [256, 1] {
-            let rate = throughput(handle, per_submission, ack);
+            let rate = throughput(run, handle, per_submission, ack);
             println!("{name:8} {ack:9?} {per_submission:4} a submission: {rate:>10.0} commands/s");
         }
     }
     for ack in [Ack::Sequenced, Ack::Durable] {
-        let [p50, p99, p999, max] = latencies(handle, ack);
+        let [p50, p99, p999, max] = latencies(run, handle, ack);
         println!(
             "{name:8} {ack:9?} 1 at 5,000/s: p50 {p50:?} p99 {p99:?} p99.9 {p999:?} max {max:?}"
         );
@@ -163,6 +167,10 @@ fn measure(name: &str, handle: &SequencerHandle<Sum>) {
 }
 
 fn main() {
+    let seconds = std::env::args().nth(2).map_or(3, |seconds| {
+        seconds.parse().expect("SECONDS is a whole number")
+    });
+    let run = Duration::from_secs(seconds);
     let disk = MemoryDisk::new();
     let config = MemoryConfig {
         kept_bytes_max: 256 << 20,
@@ -170,7 +178,7 @@ fn main() {
     };
     let (log, recovery) = MemoryLog::open(&disk, config).unwrap();
     let handle = start(Box::new(log), &recovery);
-    measure("memory", &handle);
+    measure("memory", run, &handle);
     handle.stop().unwrap();
 
     let parent = std::env::args()
@@ -179,7 +187,7 @@ fn main() {
     let dir = parent.join(format!("karat-throughput-{}", std::process::id()));
     let (log, recovery) = Journal::open(&dir, JournalConfig::default()).unwrap();
     let handle = start(Box::new(log), &recovery);
-    measure("journal", &handle);
+    measure("journal", run, &handle);
     handle.stop().unwrap();
 
     let started = Instant::now();
