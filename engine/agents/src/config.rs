@@ -80,6 +80,9 @@ impl Default for AgentsConfig {
 pub struct Rules {
     /// From this confidence on a contradicting reading rejects; below it people look. Parts per million.
     pub sure_ppm: u32,
+    /// Below this confidence a contradicting reading is only noted, parts per million. The default 0 sends every
+    /// contradiction to people; raise it for an auditor that is often wrong where it is unsure.
+    pub unclear_below_ppm: u32,
     /// Largest mean difference of a sample between an asset and the same lineage run again on a variant that is not
     /// exact, thousandths of a step of 255. Two backends differ by rounding, which is far below one step on average;
     /// another image of the same kind differs by tens of steps.
@@ -90,6 +93,7 @@ impl Default for Rules {
     fn default() -> Rules {
         Rules {
             sure_ppm: 900_000,
+            unclear_below_ppm: 0,
             tolerance_milli: 2_000,
         }
     }
@@ -206,6 +210,13 @@ impl AgentsConfig {
             karat_proto::limits::PPM.into(),
             "1 to 1,000,000",
         )?;
+        if self.rules.unclear_below_ppm > self.rules.sure_ppm {
+            return Err(AgentsError::Setting {
+                key: "rules.unclear_below_ppm",
+                found: self.rules.unclear_below_ppm.into(),
+                expected: "0 to rules.sure_ppm",
+            });
+        }
         within(
             "rules.tolerance_milli",
             self.rules.tolerance_milli.into(),

@@ -96,6 +96,7 @@ findings! {
     TraitsUnreadable = 305, Review, "how many traits", "The auditor does not know some of the collection's traits or values.";
     AuditorFailed = 306, Review, "0", "The auditor could not score this image.";
     AuditorUnavailable = 307, Review, "how often it was tried", "The auditor cannot be loaded.";
+    TraitUnclear = 308, Note, "trait index * 16777216 + confidence in parts per million", "The auditor reads another trait value, but so unsurely that it says nothing.";
 
     PixelsReproduced = 401, Note, "0", "Generated again from lineage: the very same file.";
     NotReexecutable = 402, Note, "1 model not at hand, 2 variant unknown, 3 traits outside the model's vocabulary", "It could not be generated again here.";
@@ -154,7 +155,7 @@ pub fn agent_name(agent: AgentKind) -> &'static str {
     }
 }
 
-/// `measure` of [`FindingCode::TraitContradicted`] and [`FindingCode::TraitDoubtful`].
+/// `measure` of [`FindingCode::TraitContradicted`], [`FindingCode::TraitDoubtful`] and [`FindingCode::TraitUnclear`].
 pub fn trait_measure(trait_index: usize, confidence_ppm: u32) -> u32 {
     // A million takes 20 bits; an index below 256 takes the upper 8.
     (trait_index.min(255) as u32) << 24 | confidence_ppm.min(karat_proto::limits::PPM)

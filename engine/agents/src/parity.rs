@@ -42,6 +42,9 @@ pub(crate) fn judge(
             Some((false, sure)) if sure >= rules.sure_ppm => {
                 found(FindingCode::TraitContradicted, trait_measure(index, sure));
             }
+            Some((false, sure)) if sure < rules.unclear_below_ppm => {
+                found(FindingCode::TraitUnclear, trait_measure(index, sure));
+            }
             Some((false, sure)) => found(FindingCode::TraitDoubtful, trait_measure(index, sure)),
         }
     }
@@ -86,6 +89,25 @@ mod tests {
                 ("gem".into(), names(&["ruby"])),
                 ("metal".into(), names(&["iron", "gold"])),
             ],
+        }
+    }
+
+    #[test]
+    fn a_reading_too_unsure_to_say_anything_is_only_noted() {
+        let rules = Rules {
+            unclear_below_ppm: 500_000,
+            ..Rules::default()
+        };
+        for (sure_ppm, decision) in [(499_999, Decision::Accept), (500_000, Decision::Review)] {
+            let reading = Reading {
+                traits: vec![0, 1],
+                confidence_ppm: vec![0, sure_ppm],
+                corruption_ppm: 0,
+            };
+            let collection = collection(&["iron"]);
+            let policy = Policy::default();
+            let findings = judge(&reading, &vocabulary(), &[0], &collection, &policy, &rules);
+            assert_eq!((findings.len(), decide(&findings)), (1, decision));
         }
     }
 

@@ -192,8 +192,9 @@ fn assets_of_the_real_generator_are_reproduced_and_lies_about_them_are_found() {
     }
     // Neighbours differ in several of eight traits; both the auditor and re-execution see it.
     assert_eq!(decisions(ASSETS + 1, 2 * ASSETS, Decision::Accept), 0);
+    until("the permits' return", || agents.stats().in_flight == 0);
     let stats = agents.stats();
-    eprintln!("{stats:?}");
+    eprintln!("{stats:#?}");
     assert_eq!((stats.panics, stats.stalls), (0, 0));
 }
 
