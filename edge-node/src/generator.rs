@@ -263,6 +263,14 @@ impl Generator {
     }
 }
 
+/// Probes every variant of a model on this machine: the rungs of a [`crate::ladder::Ladder`].
+pub fn probe_variants(manifest: &Manifest, rounds: usize) -> Result<Vec<Rung>, GeneratorError> {
+    let names = manifest.variants.iter().map(|variant| &variant.name);
+    names
+        .map(|name| Generator::from_manifest(manifest.clone(), name)?.probe(rounds))
+        .collect()
+}
+
 fn nanoseconds_since(start: Instant) -> u64 {
     u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }

@@ -485,7 +485,7 @@ fn multiply_high(number: u128, range: u128) -> u128 {
     const LOW: u128 = u64::MAX as u128;
     let (a_high, a_low) = (number >> 64, number & LOW);
     let (b_high, b_low) = (range >> 64, range & LOW);
-    let middle = a_high * b_low + (a_low * b_low >> 64);
+    let middle = a_high * b_low + ((a_low * b_low) >> 64);
     let other = a_low * b_high + (middle & LOW);
     a_high * b_high + (middle >> 64) + (other >> 64)
 }

@@ -7,8 +7,11 @@ mod common;
 
 use common::{Size, Tiny, folder_with, tiny_auditor, tiny_generator, tiny_pixels, write_folder};
 use karat_edge_node::auditor::{Auditor, AuditorError};
-use karat_edge_node::generator::{GenerationRequest, Generator, GeneratorError, REQUESTS_MOST};
-use karat_edge_node::manifest::ManifestError;
+use karat_edge_node::generator::{
+    GenerationRequest, Generator, GeneratorError, REQUESTS_MOST, probe_variants,
+};
+use karat_edge_node::ladder::{Ladder, LadderConfig};
+use karat_edge_node::manifest::{Manifest, ManifestError};
 use karat_edge_node::pixels::{PngLimits, decode_png};
 use karat_edge_node::runtime::RuntimeError;
 use karat_edge_node::seeds::{Secret, latent_from_seed};
@@ -234,4 +237,21 @@ fn a_variant_that_cannot_be_loaded_leaves_the_present_one_in_use() {
         before[0].pixels
     );
     assert_eq!(generator.probe(3).unwrap().variant, "double");
+}
+
+#[test]
+fn a_ladder_is_built_from_what_was_measured_here() {
+    let folder = tempfile::tempdir().unwrap();
+    let tiny = tiny_generator(&Tiny::default());
+    write_folder(
+        folder.path(),
+        "generator",
+        &[("full", &tiny), ("small", &tiny)],
+    );
+    let manifest = Manifest::load(folder.path()).unwrap();
+    let rungs = probe_variants(&manifest, 3).unwrap();
+    assert!(rungs.iter().all(|rung| rung.cost_ns > 0));
+    let ladder = Ladder::new(rungs, "full", LadderConfig::default()).unwrap();
+    assert_eq!(ladder.current().variant, "full");
+    assert_eq!(ladder.rungs().len() + ladder.left_out().len(), 2);
 }
