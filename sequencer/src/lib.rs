@@ -18,6 +18,7 @@
 pub mod block;
 pub mod chain;
 pub mod clock;
+mod config;
 pub mod log;
 pub mod machine;
 mod releaser;

@@ -10,10 +10,11 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, TryRecvError};
 
 use crate::block::{BlockHeader, EncodedBlock, INGRESS_COUNT_MAX, IngressOffset};
 use crate::clock::Clock;
+use crate::config::SequencerConfig;
 use crate::log::{Log, LogError, Progress};
 use crate::machine::{BlockContext, Machine};
 use crate::releaser::{Pending, Releaser};
-use crate::sequencer::{SequencerConfig, Shared};
+use crate::sequencer::Shared;
 use crate::submission::{Ack, Answer, Reply, Submission, SubmitError};
 
 /// What travels on the queue.
