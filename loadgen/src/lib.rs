@@ -1,1 +1,24 @@
-//! karat-loadgen
+//! Loads Karat honestly and says what came of it.
+//!
+//! An open loop: arrivals are scheduled first ([`schedule`]), latency is measured from the intended time ([`recorder`]), so
+//! a stall of the target, or of this program, is in the figures of everything that it delayed. Every command is entered
+//! in [`books`] before it is sent and crossed out by its one outcome; at the end what the outcomes promised is compared
+//! with what the target says it holds ([`truth`]). The same client drives an echo service in this process ([`floor`]), so
+//! that a figure can stand beside what the transport alone costs.
+//!
+//! The way of a run: [`args`] → [`setup`] → [`client`] (schedule, scenario, books, recorder) → [`truth`] → [`report`].
+
+pub mod args;
+pub mod books;
+pub mod client;
+pub mod compare;
+pub mod error;
+pub mod floor;
+pub mod recorder;
+pub mod report;
+pub mod run;
+pub mod scenario;
+pub mod schedule;
+pub mod setup;
+pub mod timer;
+pub mod truth;

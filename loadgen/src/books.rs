@@ -1,0 +1,260 @@
+//! Double-entry for commands: each is entered before it is sent and crossed out by its one outcome.
+
+use std::collections::{HashMap, VecDeque};
+
+use bytes::{Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
+
+use crate::scenario::Effect;
+
+/// Problems that are written out; more are only counted.
+const NAMED_MAX: usize = 100;
+
+/// The id of a run's command: run, stream, and number on the stream, so that an outcome leads back to its entry without a
+/// search. Different runs never share an id.
+pub fn command_id(run: u64, stream: u16, number: u64) -> [u8; 16] {
+    let mut id = [0; 16];
+    id[..8].copy_from_slice(&run.to_be_bytes());
+    // 48 bits of number hold nine years at a million a second.
+    id[8..]
+        .copy_from_slice(&((u64::from(stream) << 48) | (number & ((1 << 48) - 1))).to_be_bytes());
+    id
+}
+
+/// What is wrong with a run's books.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problems {
+    /// How many problems there are.
+    pub count: u64,
+    /// The first hundred, each naming its command, asset or account.
+    pub named: Vec<String>,
+}
+
+impl Problems {
+    /// Notes one.
+    pub fn note(&mut self, problem: impl FnOnce() -> String) {
+        self.count += 1;
+        if self.named.len() < NAMED_MAX {
+            self.named.push(problem());
+        }
+    }
+}
+
+/// Numbers that must not come twice: a set of bits, 512 bytes for each 4,096 numbers near each other.
+#[derive(Default)]
+pub struct Numbers {
+    pages: HashMap<u64, Box<[u64; 64]>>,
+    last: u64,
+}
+
+impl Numbers {
+    /// Whether `number` is new.
+    pub fn insert(&mut self, number: u64) -> bool {
+        self.last = self.last.max(number);
+        let page = self
+            .pages
+            .entry(number >> 12)
+            .or_insert_with(|| Box::new([0; 64]));
+        let (word, bit) = ((number >> 6 & 63) as usize, 1 << (number & 63));
+        let new = page[word] & bit == 0;
+        page[word] |= bit;
+        new
+    }
+
+    /// The largest number seen, 0 for none.
+    pub fn last(&self) -> u64 {
+        self.last
+    }
+}
+
+/// A command that waits for its outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// When it was meant to be sent, nanoseconds since the run's start.
+    pub intended_ns: u64,
+    /// What it changes if accepted.
+    pub effect: Effect,
+}
+
+/// The commands of one stream.
+pub struct Books {
+    run: u64,
+    stream: u16,
+    /// Number of the first entry in `open`; all before it are answered.
+    first: u64,
+    open: VecDeque<Option<Entry>>,
+    waiting: u64,
+}
+
+impl Books {
+    /// Empty ones.
+    pub fn new(run: u64, stream: u16) -> Books {
+        Books {
+            run,
+            stream,
+            first: 0,
+            open: VecDeque::new(),
+            waiting: 0,
+        }
+    }
+
+    /// Ids of the next `count` commands, one after another, 16 bytes each.
+    pub fn next_ids(&self, count: u64) -> Bytes {
+        let next = self.first + self.open.len() as u64;
+        let mut ids = BytesMut::with_capacity(16 * count as usize);
+        for number in next..next + count {
+            ids.extend_from_slice(&command_id(self.run, self.stream, number));
+        }
+        ids.freeze()
+    }
+
+    /// Enters the command that has the next id.
+    pub fn enter(&mut self, entry: Entry) {
+        self.open.push_back(Some(entry));
+        self.waiting += 1;
+    }
+
+    /// Commands without an outcome.
+    pub fn waiting(&self) -> u64 {
+        self.waiting
+    }
+
+    /// Commands entered so far.
+    pub fn entered(&self) -> u64 {
+        self.first + self.open.len() as u64
+    }
+
+    /// Crosses out the command that an outcome is for. `None` when there is none to cross out: the problem is noted.
+    pub fn answer(&mut self, id: &[u8], problems: &mut Problems) -> Option<Entry> {
+        let Some(number) = self.number(id) else {
+            problems.note(|| format!("outcome for {}: this stream never sent it", hex::encode(id)));
+            return None;
+        };
+        let entry = number
+            .checked_sub(self.first)
+            .and_then(|place| self.open.get_mut(place as usize)?.take());
+        if entry.is_none() {
+            problems.note(|| format!("command {}: a second outcome", hex::encode(id)));
+            return None;
+        }
+        self.waiting -= 1;
+        while let Some(None) = self.open.front() {
+            self.open.pop_front();
+            self.first += 1;
+        }
+        entry
+    }
+
+    /// Notes every command that still waits.
+    pub fn close(&self, problems: &mut Problems) {
+        for (place, entry) in self.open.iter().enumerate() {
+            if let Some(entry) = entry {
+                let id = command_id(self.run, self.stream, self.first + place as u64);
+                let kind = entry.effect.kind().name();
+                problems.note(|| format!("command {} ({kind}): no outcome", hex::encode(id)));
+            }
+        }
+    }
+
+    /// The number in an id that this stream sent.
+    fn number(&self, id: &[u8]) -> Option<u64> {
+        let id: [u8; 16] = id.try_into().ok()?;
+        let low = u64::from_be_bytes(*id.last_chunk()?) & ((1 << 48) - 1);
+        (id == command_id(self.run, self.stream, low) && low < self.entered()).then_some(low)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn books(count: u64) -> (Books, Vec<[u8; 16]>) {
+        let mut books = Books::new(7, 3);
+        let ids = books.next_ids(count);
+        for number in 0..count {
+            books.enter(Entry {
+                intended_ns: number,
+                effect: Effect::Mint { owner: 0 },
+            });
+        }
+        let ids = ids.chunks(16).map(|id| id.try_into().unwrap()).collect();
+        (books, ids)
+    }
+
+    #[test]
+    fn books_close_when_every_command_has_one_outcome_in_whatever_order() {
+        let (mut books, ids) = books(5);
+        let mut problems = Problems::default();
+        for number in [3, 0, 4, 2, 1] {
+            let entry = books.answer(&ids[number], &mut problems).unwrap();
+            assert_eq!(entry.intended_ns, number as u64);
+        }
+        books.close(&mut problems);
+        assert_eq!(problems, Problems::default());
+        assert_eq!((books.waiting(), books.entered()), (0, 5));
+    }
+
+    #[test]
+    fn a_lost_outcome_is_named() {
+        let (mut books, ids) = books(5);
+        let mut problems = Problems::default();
+        for number in [0, 1, 3, 4] {
+            books.answer(&ids[number], &mut problems).unwrap();
+        }
+        books.close(&mut problems);
+        assert_eq!(problems.count, 1);
+        assert!(problems.named[0].contains(&hex::encode(ids[2])));
+        assert!(problems.named[0].contains("no outcome"));
+    }
+
+    #[test]
+    fn a_doubled_outcome_is_named_whether_its_entry_is_still_kept_or_not() {
+        let (mut books, ids) = books(5);
+        let mut problems = Problems::default();
+        for number in [0, 0, 2, 2, 1, 3, 4, 4] {
+            books.answer(&ids[number], &mut problems);
+        }
+        books.close(&mut problems);
+        assert_eq!(problems.count, 3);
+        for (problem, number) in problems.named.iter().zip([0, 2, 4]) {
+            assert!(problem.contains(&hex::encode(ids[number])), "{problem}");
+            assert!(problem.contains("second outcome"), "{problem}");
+        }
+    }
+
+    #[test]
+    fn an_outcome_for_what_was_never_sent_is_named() {
+        let (mut books, ids) = books(1);
+        let mut problems = Problems::default();
+        for stranger in [
+            command_id(7, 3, 1),
+            command_id(7, 2, 0),
+            command_id(8, 3, 0),
+        ] {
+            assert_eq!(books.answer(&stranger, &mut problems), None);
+        }
+        assert_eq!(books.answer(&[1, 2, 3], &mut problems), None);
+        assert_eq!(problems.count, 4);
+        assert!(problems.named.iter().all(|one| one.contains("never sent")));
+        assert!(books.answer(&ids[0], &mut problems).is_some());
+    }
+
+    #[test]
+    fn a_number_that_comes_twice_is_seen() {
+        let mut numbers = Numbers::default();
+        for number in (0..100_000).rev().chain([u64::MAX, 1 << 40]) {
+            assert!(numbers.insert(number));
+        }
+        assert!(!numbers.insert(64));
+        assert!(!numbers.insert(1 << 40));
+        assert_eq!(numbers.last(), u64::MAX);
+    }
+
+    #[test]
+    fn problems_beyond_the_hundredth_are_counted_only() {
+        let (books, _) = books(250);
+        let mut problems = Problems::default();
+        books.close(&mut problems);
+        assert_eq!((problems.count, problems.named.len()), (250, 100));
+    }
+}

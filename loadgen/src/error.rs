@@ -1,0 +1,45 @@
+//! Why a run could not be made, or its result not be kept.
+
+use thiserror::Error;
+
+/// What stops this program. Books that do not close are no error but a result: see [`crate::report::Report::passed`].
+#[derive(Debug, Error)]
+pub enum LoadError {
+    /// Nothing answers at the target's address.
+    #[error(
+        "cannot reach {target}: {cause}\nIs the engine running there? `karat serve --config karat.toml` starts one."
+    )]
+    Unreachable {
+        /// The address as it was given.
+        target: String,
+        /// What the connection said.
+        cause: String,
+    },
+    /// The target does not do what a run needs before it can begin.
+    #[error("setup failed at {step}: {cause}")]
+    Setup {
+        /// What was tried.
+        step: &'static str,
+        /// What came back, and what to do.
+        cause: String,
+    },
+    /// Arguments that contradict each other.
+    #[error("{0}")]
+    Arguments(String),
+    /// A file could not be read or written.
+    #[error("{path}: {cause}")]
+    File {
+        /// Which.
+        path: String,
+        /// Why.
+        cause: String,
+    },
+    /// This machine gave no thread, socket or timer.
+    #[error("{what}: {cause}")]
+    Machine {
+        /// What was asked for.
+        what: &'static str,
+        /// Why not.
+        cause: std::io::Error,
+    },
+}

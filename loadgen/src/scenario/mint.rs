@@ -1,0 +1,85 @@
+//! Mints: every one a new asset with seeded traits and its own seed, all of one stored image.
+
+use bytes::Bytes;
+use karat_proto::v1;
+use rand::{Rng as _, RngCore as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+use sha2::Digest as _;
+
+use super::{Draft, Effect, Holdings, Scenario};
+
+/// The image that every minted asset has: a PNG of 16 x 16 pixels. The first mint carries it, later ones name its digest.
+pub const CONTENT: &[u8] = include_bytes!("load.png");
+
+/// Trait values that mints choose from: two traits with four values each.
+pub const TRAIT_VALUES: u8 = 4;
+
+/// sha2-256 of [`CONTENT`].
+pub fn content_digest() -> [u8; 32] {
+    sha2::Sha256::digest(CONTENT).into()
+}
+
+/// What all mints of a run share.
+#[derive(Clone)]
+pub struct MintForm {
+    /// The collection's creator, who alone may mint.
+    pub creator: Bytes,
+    /// The collection.
+    pub collection: u32,
+    /// An approved generator's digest.
+    pub model: Bytes,
+    /// Digest of the stored image.
+    pub digest: Bytes,
+}
+
+impl MintForm {
+    /// One mint for `owner` (nobody when empty). `content` is for the first mint, which brings the bytes.
+    pub fn mint(&self, owner: Bytes, content: Bytes, random: &mut ChaCha8Rng) -> v1::Mint {
+        let mut seed = [0; 32];
+        random.fill_bytes(&mut seed);
+        let traits = [0; 2].map(|_: u8| random.random_range(0..TRAIT_VALUES));
+        v1::Mint {
+            collection: self.collection,
+            owner,
+            digest: self.digest.clone(),
+            size: CONTENT.len() as u32,
+            traits: Bytes::copy_from_slice(&traits),
+            lineage: Some(v1::Lineage {
+                model: self.model.clone(),
+                variant: "load".into(),
+                seed: Bytes::copy_from_slice(&seed),
+            }),
+            content,
+        }
+    }
+}
+
+/// Mints without end.
+pub struct Mints {
+    form: MintForm,
+    random: ChaCha8Rng,
+}
+
+impl Mints {
+    /// Mints of this form, for random accounts of the stream.
+    pub fn new(form: MintForm, seed: u64) -> Mints {
+        Mints {
+            form,
+            random: ChaCha8Rng::seed_from_u64(seed),
+        }
+    }
+}
+
+impl Scenario for Mints {
+    fn next(&mut self, holdings: &mut Holdings) -> Draft {
+        let owner = self.random.random_range(0..holdings.account_count());
+        let mint = self
+            .form
+            .mint(holdings.account(owner), Bytes::new(), &mut self.random);
+        Draft {
+            actor: self.form.creator.clone(),
+            command: v1::command::Kind::Mint(mint),
+            effect: Effect::Mint { owner },
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! What the outcomes promised against what the target says it holds.
+
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use karat_proto::v1::ledger_client::LedgerClient;
+use karat_proto::{Account, v1};
+use rand::SeedableRng as _;
+use rand::seq::index::sample;
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+use tonic::transport::Channel;
+
+use crate::books::Problems;
+use crate::client::chain;
+use crate::scenario::Holdings;
+
+/// Assets that are read back.
+const SAMPLE: usize = 1_000;
+/// Reads under way at a time.
+const READS_AT_ONCE: usize = 16;
+/// Reads may lag behind outcomes a little: what does not agree is read again, so often and with such a pause.
+const ROUNDS: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// What was compared.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Checked {
+    /// Assets whose owner was compared.
+    pub assets: u64,
+    /// Accounts whose balance was compared.
+    pub accounts: u64,
+    /// Sum of the balances by the target, minor units.
+    pub balance_sum: u64,
+    /// Sum that was deposited, minor units.
+    pub deposit_sum: u64,
+}
+
+/// Compares a sample of assets and every balance; what does not agree is noted, by name.
+pub async fn check(
+    channel: Channel,
+    holdings: &[Holdings],
+    accounts: &[Vec<Account>],
+    deposit: u64,
+    seed: u64,
+    problems: &mut Problems,
+) -> Checked {
+    let ledger = LedgerClient::new(channel);
+    let assets = check_assets(&ledger, holdings, seed, problems).await;
+    let mut checked = Checked {
+        assets,
+        ..Checked::default()
+    };
+    if deposit == 0 {
+        return checked;
+    }
+    let mut expected = Vec::new();
+    for (holdings, accounts) in holdings.iter().zip(accounts) {
+        for (account, change) in accounts.iter().zip(holdings.changes()) {
+            expected.push((*account, i128::from(deposit) + change));
+        }
+    }
+    checked.accounts = expected.len() as u64;
+    checked.deposit_sum = deposit * checked.accounts;
+    checked.balance_sum = check_balances(&ledger, &expected, problems).await;
+    if checked.balance_sum != checked.deposit_sum {
+        problems.note(|| {
+            format!(
+                "balances sum to {}, but {} was deposited and nothing withdrawn",
+                checked.balance_sum, checked.deposit_sum
+            )
+        });
+    }
+    checked
+}
+
+struct ExpectedAsset {
+    asset: u64,
+    owner: bytes::Bytes,
+    sequence: u64,
+}
+
+async fn check_assets(
+    ledger: &LedgerClient<Channel>,
+    holdings: &[Holdings],
+    seed: u64,
+    problems: &mut Problems,
+) -> u64 {
+    let all: Vec<(usize, usize)> = holdings
+        .iter()
+        .enumerate()
+        .flat_map(|(stream, one)| (0..one.rows().len()).map(move |row| (stream, row)))
+        .collect();
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let mut open: Vec<ExpectedAsset> = sample(&mut random, all.len(), SAMPLE.min(all.len()))
+        .iter()
+        .map(|place| {
+            let (stream, row) = all[place];
+            let row = holdings[stream].rows()[row];
+            ExpectedAsset {
+                asset: row.asset,
+                owner: holdings[stream].account(row.owner),
+                sequence: row.sequence,
+            }
+        })
+        .collect();
+    let count = open.len() as u64;
+    for round in 1..=ROUNDS {
+        let reads = futures::stream::iter(open.drain(..).map(|expected| {
+            let mut ledger = ledger.clone();
+            async move {
+                let request = v1::GetAssetRequest {
+                    asset: expected.asset,
+                };
+                let wrong = match ledger.get_asset(request).await {
+                    Ok(answer) => differs(&expected, &answer.into_inner()),
+                    Err(status) => Some(chain(&status)),
+                };
+                (expected, wrong)
+            }
+        }))
+        .buffer_unordered(READS_AT_ONCE)
+        .collect::<Vec<_>>()
+        .await;
+        for (expected, wrong) in reads {
+            match wrong {
+                None => {}
+                Some(_) if round < ROUNDS => open.push(expected),
+                Some(wrong) => problems.note(|| format!("asset {}: {wrong}", expected.asset)),
+            }
+        }
+        if open.is_empty() {
+            break;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    count
+}
+
+fn differs(expected: &ExpectedAsset, answer: &v1::GetAssetResponse) -> Option<String> {
+    let asset = answer.asset.clone().unwrap_or_default();
+    if asset.asset != expected.asset {
+        return Some(format!("the target answered about asset {}", asset.asset));
+    }
+    if asset.owner != expected.owner {
+        return Some(format!(
+            "owner is {}, but the accepted command at sequence {} gave it to {} (read at sequence {})",
+            name(&asset.owner),
+            expected.sequence,
+            name(&expected.owner),
+            answer.applied_seq,
+        ));
+    }
+    None
+}
+
+fn name(account: &[u8]) -> String {
+    match account {
+        [] => "nobody".into(),
+        account => format!("0x{}", hex::encode(account)),
+    }
+}
+
+async fn check_balances(
+    ledger: &LedgerClient<Channel>,
+    expected: &[(Account, i128)],
+    problems: &mut Problems,
+) -> u64 {
+    let mut sum = 0u64;
+    let mut open = expected.to_vec();
+    for round in 1..=ROUNDS {
+        let reads = futures::stream::iter(open.drain(..).map(|(account, balance)| {
+            let mut ledger = ledger.clone();
+            async move {
+                let request = v1::GetAccountRequest {
+                    account: crate::client::account_bytes(&account),
+                };
+                (account, balance, ledger.get_account(request).await)
+            }
+        }))
+        .buffer_unordered(READS_AT_ONCE)
+        .collect::<Vec<_>>()
+        .await;
+        for (account, balance, answer) in reads {
+            let found = answer.map(|answer| answer.into_inner().balance);
+            if let Ok(found) = found
+                && (i128::from(found) == balance || round == ROUNDS)
+            {
+                sum = sum.saturating_add(found);
+            }
+            match found {
+                Ok(found) if i128::from(found) == balance => {}
+                _ if round < ROUNDS => open.push((account, balance)),
+                Ok(found) => problems.note(|| {
+                    format!("account {account}: balance is {found}, but the accepted exchanges leave {balance}")
+                }),
+                Err(status) => problems.note(|| format!("account {account}: {}", chain(&status))),
+            }
+        }
+        if open.is_empty() {
+            break;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    sum
+}
