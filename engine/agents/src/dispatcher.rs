@@ -60,7 +60,8 @@ struct Seat {
     /// What it works on; empty when it is idle.
     tickets: Vec<Ticket>,
     steps_seen: u64,
-    steps_since: Instant,
+    /// How long it did not get on.
+    still: Duration,
     /// That it cannot be replaced now was said.
     said: bool,
 }
@@ -74,6 +75,7 @@ pub(crate) struct Dispatcher {
     jobs: OpenJobs<OwnedSemaphorePermit>,
     seats: Vec<Seat>,
     replaced: VecDeque<Instant>,
+    last_look: Instant,
     abandoned: Vec<Weak<()>>,
     /// The host gave none, and a timer runs.
     asks_for_policy: bool,
@@ -97,6 +99,7 @@ impl Dispatcher {
             jobs: OpenJobs::new(),
             seats: Vec::new(),
             replaced: VecDeque::new(),
+            last_look: Instant::now(),
             abandoned: Vec::new(),
             asks_for_policy: false,
         }
@@ -136,7 +139,7 @@ impl Dispatcher {
             progress,
             tickets: Vec::new(),
             steps_seen: 0,
-            steps_since: Instant::now(),
+            still: Duration::ZERO,
             said: false,
         }
     }
@@ -159,7 +162,7 @@ impl Dispatcher {
             let seat = &mut self.seats[*seat];
             seat.tickets = jobs.iter().map(|(ticket, _)| *ticket).collect();
             seat.steps_seen = seat.progress.steps.load(Relaxed);
-            seat.steps_since = Instant::now();
+            seat.still = Duration::ZERO;
             seat.worker.do_send(Batch { policy, jobs });
         }
     }
@@ -413,8 +416,12 @@ impl Dispatcher {
         while self.replaced.front().is_some_and(|at| now - *at >= MINUTE) {
             self.replaced.pop_front();
         }
+        // A machine that stood still (suspended, or far too busy) stops workers and supervisor alike: what passed since
+        // the last look counts as two looks at most, so that it takes several looks to find a worker stuck.
+        let passed = (now - self.last_look).min(self.look_every() * 2);
+        self.last_look = now;
         for seat in 0..self.seats.len() {
-            if self.is_stuck(seat, now) {
+            if self.is_stuck(seat, passed) {
                 self.replace(seat, now, context);
             }
         }
@@ -437,15 +444,20 @@ impl Dispatcher {
         self.feed(context);
     }
 
-    fn is_stuck(&mut self, seat: usize, now: Instant) -> bool {
+    fn is_stuck(&mut self, seat: usize, passed: Duration) -> bool {
         let seat = &mut self.seats[seat];
         let steps = seat.progress.steps.load(Relaxed);
         if seat.tickets.is_empty() || steps != seat.steps_seen {
             seat.steps_seen = steps;
-            seat.steps_since = now;
+            seat.still = Duration::ZERO;
             return false;
         }
-        now - seat.steps_since >= Duration::from_millis(self.config.stall_ms)
+        seat.still += passed;
+        seat.still >= Duration::from_millis(self.config.stall_ms)
+    }
+
+    fn look_every(&self) -> Duration {
+        Duration::from_millis((self.config.stall_ms / LOOKS_A_STALL).clamp(1, LOOK_MS_MAX))
     }
 
     /// Puts a new worker in the place of a stuck one. Its thread cannot be ended, but what it answers later is ignored.
@@ -498,8 +510,7 @@ impl Actor for Dispatcher {
         self.seats = (0..self.config.workers)
             .map(|seat| self.start_worker(seat, 0, address.clone()))
             .collect();
-        let look_ms = (self.config.stall_ms / LOOKS_A_STALL).clamp(1, LOOK_MS_MAX);
-        context.run_interval(Duration::from_millis(look_ms), |dispatcher, context| {
+        context.run_interval(self.look_every(), |dispatcher, context| {
             dispatcher.supervise(context);
         });
     }

@@ -21,6 +21,19 @@ fn start(config: AgentsConfig) -> (Arc<Host>, AgentsHandle, Arc<Gate>) {
     (host, agents, gate)
 }
 
+/// Finds a stuck worker soon. A busy machine can make a worker look stuck that is not, which costs an asset only one of
+/// its turns, so the other bounds are wide.
+fn watchful(workers: usize, batch_max: usize) -> AgentsConfig {
+    AgentsConfig {
+        stall_ms: 200,
+        replacements_a_minute_max: 100,
+        stuck_threads_max: 64,
+        workers,
+        batch_max,
+        ..config()
+    }
+}
+
 fn all_but_one_accepted(host: &Host, assets: u64, odd: u64, code: Found) {
     for asset in 1..=assets {
         let verdict = host.verdict(asset).unwrap();
@@ -69,10 +82,7 @@ fn a_content_store_that_panics_breaks_only_its_own_asset() {
 
 #[test]
 fn a_stuck_worker_is_replaced_and_its_late_answer_is_ignored() {
-    let (host, agents, gate) = start(AgentsConfig {
-        stall_ms: 60,
-        ..config()
-    });
+    let (host, agents, gate) = start(watchful(1, 16));
     for asset in 1..=40 {
         let mark = if asset == 7 { READ_WAITS } else { READ_WELL };
         agents.try_offer(marked(&host, asset, mark)).unwrap();
@@ -80,7 +90,7 @@ fn a_stuck_worker_is_replaced_and_its_late_answer_is_ignored() {
     until("all verdicts", || host.verdicts() == 40);
     all_but_one_accepted(&host, 40, 7, Found::AgentStalled);
     let stats = agents.stats();
-    assert_eq!((stats.stalls, stats.restarts, stats.panics), (3, 3, 0));
+    assert!(stats.stalls >= 3 && stats.restarts == stats.stalls && stats.panics == 0);
     until("three stuck threads", || agents.stats().stuck_threads == 3);
     let submitted = host.state.lock().unwrap().submitted;
     gate.open();
@@ -95,12 +105,7 @@ fn a_stuck_worker_is_replaced_and_its_late_answer_is_ignored() {
 
 #[test]
 fn one_stuck_worker_of_several_is_seen_although_the_others_get_on() {
-    let (host, agents, gate) = start(AgentsConfig {
-        stall_ms: 60,
-        workers: 2,
-        batch_max: 1,
-        ..config()
-    });
+    let (host, agents, gate) = start(watchful(2, 1));
     agents.try_offer(marked(&host, 1, READ_WAITS)).unwrap();
     for asset in 2..=200 {
         agents.try_offer(honest(&host, asset)).unwrap();
