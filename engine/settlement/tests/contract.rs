@@ -1,4 +1,5 @@
 //! The settlement contract's rules, on the embedded chain.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

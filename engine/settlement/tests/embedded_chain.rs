@@ -1,4 +1,5 @@
 //! The embedded chain keeps what it answered, and nothing else.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 
@@ -6,6 +7,7 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
+use karat_settlement::chain::client::Fees;
 use karat_settlement::chain::embedded::{EmbeddedChainError, JournalError};
 use karat_settlement::chain::hexadecimal::{data, quantity};
 use karat_settlement::{BatchToCommit, EmbeddedChain, EmbeddedChainConfig, RpcTransport};
@@ -246,6 +248,42 @@ async fn the_base_fee_moves_and_makes_cheap_transactions_wait() {
         client.receipt(&signed.hash).await.unwrap().unwrap().success,
         "until the fee has fallen"
     );
+}
+
+#[tokio::test]
+async fn a_replacement_must_raise_both_fees_by_a_tenth() {
+    let folder = tempfile::tempdir().unwrap();
+    let (chain, client) = chain_with_contract(folder.path()).await;
+    chain
+        .request("evm_setAutomine", json!([false]))
+        .await
+        .unwrap();
+    let send = async |max_fee: u128, max_priority_fee: u128| {
+        let fees = Fees {
+            max_fee,
+            max_priority_fee,
+        };
+        let call = karat_settlement::ChainClient::commit_call(&batch_after(None));
+        let signed = client
+            .sign_call(&settler(), 0, 200_000, fees, call)
+            .unwrap();
+        client
+            .send_raw(&signed.raw)
+            .await
+            .map_err(|error| error.to_string())
+    };
+    let gwei = 1_000_000_000;
+    send(100 * gwei, 10 * gwei).await.unwrap();
+    for (max_fee, max_priority_fee) in [(109, 11), (110, 10), (100, 20), (200, 10)] {
+        let refused = send(max_fee * gwei, max_priority_fee * gwei)
+            .await
+            .unwrap_err();
+        assert!(
+            refused.contains("replacement transaction underpriced"),
+            "{refused}"
+        );
+    }
+    send(110 * gwei, 11 * gwei).await.unwrap();
 }
 
 #[test]

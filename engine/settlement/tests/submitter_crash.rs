@@ -2,6 +2,7 @@
 //!
 //! Death is a transport that stops answering, before or after the node has done what was asked. What the
 //! process knew is dropped; its folder, the chain's folder and what the engine had in its log stay.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 
