@@ -1,5 +1,8 @@
 //! The actor that holds the open jobs, feeds the workers, submits verdicts and replaces stuck workers.
 
+mod answers;
+mod supervision;
+
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering::Relaxed;
@@ -7,8 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
-use karat_proto::Code;
-use karat_proto::command::{AgentKind, Decision, Policy, Verdict};
+use karat_proto::command::{AgentKind, Policy};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::config::AgentsConfig;
@@ -20,27 +22,12 @@ use crate::open_jobs::{OpenJobs, Phase, Ticket};
 use crate::oracle::Oracle;
 use crate::{AgentHost, Job};
 
-/// The supervisor looks this often within the time that makes a worker stuck.
-const LOOKS_A_STALL: u64 = 4;
-/// ... and at least this often, milliseconds.
-const LOOK_MS_MAX: u64 = 1_000;
-const MINUTE: Duration = Duration::from_secs(60);
-
 /// A job with its permit.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct Offer {
     pub(crate) job: Job,
     pub(crate) permit: OwnedSemaphorePermit,
-}
-
-/// The ledger's answer to a verdict.
-#[derive(Message)]
-#[rtype(result = "()")]
-struct Answered {
-    ticket: Ticket,
-    issue: u64,
-    code: Code,
 }
 
 /// Ends the actor system.
@@ -276,230 +263,6 @@ impl Dispatcher {
             self.submit(ticket, verdict, context);
         }
     }
-
-    fn submit(&mut self, ticket: Ticket, verdict: Verdict, context: &mut Context<Self>) {
-        let phase = Phase::Submitted {
-            verdict: verdict.clone(),
-            since: Instant::now(),
-        };
-        let Some(issue) = self.jobs.enter(ticket, phase) else {
-            return;
-        };
-        let mut reply = Reply {
-            dispatcher: context.address(),
-            ticket,
-            issue,
-            code: Code::Unavailable,
-        };
-        let done = Box::new(move |code| {
-            reply.code = code;
-            drop(reply);
-        });
-        // A host that panics drops `done`, which answers for it.
-        let _ = catch_unwind(AssertUnwindSafe(|| self.host().submit(verdict, done)));
-    }
-
-    fn answered(&mut self, answer: Answered, context: &mut Context<Self>) {
-        let Answered {
-            ticket,
-            issue,
-            code,
-        } = answer;
-        let Some(open) = self.jobs.at_issue(ticket, issue) else {
-            return;
-        };
-        let Phase::Submitted { verdict, .. } = &open.phase else {
-            return;
-        };
-        let verdict = verdict.clone();
-        let figures = self.around.figures.clone();
-        match code {
-            Code::Accepted => {
-                figures.answered(open.job.born.elapsed());
-                let counter = match verdict.decision {
-                    Decision::Accept => &figures.verified,
-                    Decision::Reject => &figures.rejected,
-                    Decision::Review => &figures.in_review,
-                };
-                counter.fetch_add(1, Relaxed);
-                self.close(ticket);
-            }
-            Code::StalePolicy => {
-                let changed = self
-                    .policy()
-                    .is_some_and(|policy| policy.version != verdict.policy_version);
-                if changed {
-                    self.reissue(ticket);
-                } else {
-                    // The host has not seen the new policy yet.
-                    self.hold(ticket, verdict, context);
-                }
-            }
-            Code::VerdictVoid
-            | Code::UnknownAsset
-            | Code::StaleVersion
-            | Code::NotActive
-            | Code::AssetEnded
-            | Code::AssetFrozen => {
-                figures.void.fetch_add(1, Relaxed);
-                self.close(ticket);
-            }
-            Code::Overloaded
-            | Code::Unavailable
-            | Code::RateLimited
-            | Code::Paused
-            | Code::RetryMemoryFull => self.hold(ticket, verdict, context),
-            other => {
-                let (asset, code) = (verdict.asset, other.name());
-                tracing::error!(asset, code, hint = other.hint(), "a verdict was refused");
-                figures.refused.fetch_add(1, Relaxed);
-                self.close(ticket);
-            }
-        }
-    }
-
-    /// Keeps a verdict that was turned away, and submits it again after a wait that doubles up to its bound.
-    fn hold(&mut self, ticket: Ticket, verdict: Verdict, context: &mut Context<Self>) {
-        let Some(open) = self.jobs.get_mut(ticket) else {
-            return;
-        };
-        open.turned_away += 1;
-        if open.turned_away == self.config.submissions_until_parked {
-            self.around.figures.parked.fetch_add(1, Relaxed);
-        }
-        let doubled = self
-            .config
-            .submit_again_ms
-            .saturating_mul(1 << (open.turned_away - 1).min(20));
-        let wait = Duration::from_millis(doubled.min(self.config.submit_again_ms_max));
-        let Some(issue) = self.jobs.enter(ticket, Phase::Held { verdict }) else {
-            return;
-        };
-        context.run_later(wait, move |dispatcher, context| {
-            dispatcher.submit_again(ticket, issue, context);
-        });
-    }
-
-    fn submit_again(&mut self, ticket: Ticket, issue: u64, context: &mut Context<Self>) {
-        let Some(open) = self.jobs.at_issue(ticket, issue) else {
-            return;
-        };
-        let Phase::Held { verdict } = &open.phase else {
-            return;
-        };
-        let verdict = verdict.clone();
-        match self.policy() {
-            Some(policy) if policy.version != verdict.policy_version => {
-                self.reissue(ticket);
-                self.feed(context);
-            }
-            _ => {
-                self.around.figures.resubmitted.fetch_add(1, Relaxed);
-                self.submit(ticket, verdict, context);
-            }
-        }
-    }
-
-    fn close(&mut self, ticket: Ticket) {
-        if let Some(open) = self.jobs.close(ticket) {
-            if open.turned_away >= self.config.submissions_until_parked {
-                self.around.figures.parked.fetch_sub(1, Relaxed);
-            }
-            drop(open.into_permit());
-        }
-    }
-
-    /// Looks for workers that stopped getting on, and for verdicts that nobody answers.
-    fn supervise(&mut self, context: &mut Context<Self>) {
-        let now = Instant::now();
-        self.abandoned.retain(|thread| thread.strong_count() > 0);
-        while self.replaced.front().is_some_and(|at| now - *at >= MINUTE) {
-            self.replaced.pop_front();
-        }
-        // A machine that stood still (suspended, or far too busy) stops workers and supervisor alike: what passed since
-        // the last look counts as two looks at most, so that it takes several looks to find a worker stuck.
-        let passed = (now - self.last_look).min(self.look_every() * 2);
-        self.last_look = now;
-        for seat in 0..self.seats.len() {
-            if self.is_stuck(seat, passed) {
-                self.replace(seat, now, context);
-            }
-        }
-        let stuck = self.abandoned.len() as u64;
-        self.around.figures.stuck_threads.store(stuck, Relaxed);
-        let longest = Duration::from_millis(self.config.answer_ms_max);
-        if let Some(before) = now.checked_sub(longest) {
-            for (ticket, issue) in self.jobs.unanswered_since(before) {
-                let code = Code::Unavailable;
-                self.answered(
-                    Answered {
-                        ticket,
-                        issue,
-                        code,
-                    },
-                    context,
-                );
-            }
-        }
-        self.feed(context);
-    }
-
-    fn is_stuck(&mut self, seat: usize, passed: Duration) -> bool {
-        let seat = &mut self.seats[seat];
-        let steps = seat.progress.steps.load(Relaxed);
-        if seat.tickets.is_empty() || steps != seat.steps_seen {
-            seat.steps_seen = steps;
-            seat.still = Duration::ZERO;
-            return false;
-        }
-        seat.still += passed;
-        seat.still >= Duration::from_millis(self.config.stall_ms)
-    }
-
-    fn look_every(&self) -> Duration {
-        Duration::from_millis((self.config.stall_ms / LOOKS_A_STALL).clamp(1, LOOK_MS_MAX))
-    }
-
-    /// Puts a new worker in the place of a stuck one. Its thread cannot be ended, but what it answers later is ignored.
-    fn replace(&mut self, index: usize, now: Instant, context: &mut Context<Self>) {
-        if self.replaced.len() >= self.config.replacements_a_minute_max
-            || self.abandoned.len() >= self.config.stuck_threads_max
-        {
-            if !self.seats[index].said {
-                self.seats[index].said = true;
-                let (replaced, stuck) = (self.replaced.len(), self.abandoned.len());
-                tracing::error!(
-                    replaced,
-                    stuck,
-                    "a worker is stuck and no more may be replaced"
-                );
-            }
-            return;
-        }
-        let generation = self.seats[index].generation + 1;
-        let address = context.address();
-        // Starting a thread can fail; the next look tries again.
-        let Ok(seat) = catch_unwind(AssertUnwindSafe(|| {
-            self.start_worker(index, generation, address)
-        })) else {
-            return;
-        };
-        self.replaced.push_back(now);
-        let old = std::mem::replace(&mut self.seats[index], seat);
-        let agent = old.progress.stage();
-        tracing::error!(
-            agent = crate::findings::agent_name(agent),
-            jobs = old.tickets.len(),
-            "a worker is stuck; replaced"
-        );
-        self.abandoned.push(old.alive);
-        self.around.figures.stalls.fetch_add(1, Relaxed);
-        self.around.figures.restarts.fetch_add(1, Relaxed);
-        // Last first, so that they wait again in their order.
-        for ticket in old.tickets.into_iter().rev() {
-            self.broke_down(ticket, agent, FindingCode::AgentStalled, context);
-        }
-    }
 }
 
 impl Actor for Dispatcher {
@@ -558,37 +321,10 @@ impl Handler<BatchDone> for Dispatcher {
     }
 }
 
-impl Handler<Answered> for Dispatcher {
-    type Result = ();
-
-    fn handle(&mut self, answer: Answered, context: &mut Self::Context) {
-        self.answered(answer, context);
-        self.feed(context);
-    }
-}
-
 impl Handler<Stop> for Dispatcher {
     type Result = ();
 
     fn handle(&mut self, _: Stop, _: &mut Self::Context) {
         System::current().stop();
-    }
-}
-
-/// Answers exactly once: with the ledger's code, or `Unavailable` when it is dropped without one.
-struct Reply {
-    dispatcher: Addr<Dispatcher>,
-    ticket: Ticket,
-    issue: u64,
-    code: Code,
-}
-
-impl Drop for Reply {
-    fn drop(&mut self) {
-        self.dispatcher.do_send(Answered {
-            ticket: self.ticket,
-            issue: self.issue,
-            code: self.code,
-        });
     }
 }

@@ -20,7 +20,8 @@
 //! - `integrity`, `policy`, `parity`, [`re_execution`]: the agents
 //! - [`oracle`]: the seam before the models; [`models`]: the real ones
 //! - `inspection`: one batch through all agents, panics contained; `inspector`: the actor that does it
-//! - `open_jobs`: the open jobs' phases; `dispatcher`: the actor that moves them on and replaces stuck workers
+//! - `open_jobs`: the open jobs' phases; `dispatcher`: the actor that moves them on; `answers`: its dealings with the
+//!   ledger; `supervision`: its watch over the workers
 //! - [`review_desk`]: assets that wait for people
 
 pub mod findings;
