@@ -29,7 +29,8 @@ use crate::apply::{Applied, Refusal, Step};
 use crate::state::Ledger;
 use crate::state::accounts::{AccountIndex, NOBODY};
 use crate::state::asset::is_ended;
-use crate::state::index::{Index, KeyHash};
+use foldhash::quality::FixedState;
+use hashbrown::HashSet;
 use karat_proto::command::ClaimRule;
 use karat_proto::event::{AssetState, EventKind, TransferCause, Winner};
 use karat_proto::{Account, AssetId, Code, CommandId, limits};
@@ -64,8 +65,8 @@ pub(crate) struct Claims {
     pub(crate) windows: BTreeMap<AssetId, Window>,
     /// Closing time and asset of every window: the order in which they are drawn.
     pub(crate) deadlines: BTreeSet<(u64, AssetId)>,
-    /// Place in its window of every claim that waits, by asset, account and version.
-    places: Index,
+    /// Asset, account and version of every claim that waits. Never iterated.
+    claimed: HashSet<(AssetId, AccountIndex, u32), FixedState>,
 }
 
 impl Claims {
@@ -73,35 +74,17 @@ impl Claims {
         Claims {
             windows: BTreeMap::new(),
             deadlines: BTreeSet::new(),
-            places: Index::new(),
+            claimed: HashSet::with_hasher(FixedState::with_seed(0)),
         }
     }
 
     /// Claims that wait in all windows.
     pub(crate) fn waiting(&self) -> usize {
-        self.places.len()
-    }
-
-    fn place_hash(asset: AssetId, account: AccountIndex, version: u32) -> KeyHash {
-        let mut key = [0; 16];
-        key[..8].copy_from_slice(&asset.to_le_bytes());
-        key[8..12].copy_from_slice(&account.to_le_bytes());
-        key[12..].copy_from_slice(&version.to_le_bytes());
-        KeyHash::of(&key)
+        self.claimed.len()
     }
 
     fn waits(&self, asset: AssetId, account: AccountIndex, version: u32) -> bool {
-        let Some(window) = self.windows.get(&asset) else {
-            return false;
-        };
-        self.places
-            .find(Claims::place_hash(asset, account, version), |place| {
-                window
-                    .claims
-                    .get(place as usize)
-                    .is_some_and(|claim| claim.account == account && claim.version == version)
-            })
-            .is_some()
+        self.claimed.contains(&(asset, account, version))
     }
 
     /// Adds a claim; opens the window when it is the first.
@@ -114,21 +97,16 @@ impl Claims {
                 claims: Vec::new(),
             }
         });
-        let place = window.claims.len() as u32;
         window.claims.push(claim);
-        self.places.insert(
-            Claims::place_hash(asset, claim.account, claim.version),
-            place,
-        );
+        self.claimed.insert((asset, claim.account, claim.version));
     }
 
     /// Takes a window out.
     fn close(&mut self, closes_ms: u64, asset: AssetId) -> Option<Window> {
         self.deadlines.remove(&(closes_ms, asset));
         let window = self.windows.remove(&asset)?;
-        for (place, claim) in window.claims.iter().enumerate() {
-            let hash = Claims::place_hash(asset, claim.account, claim.version);
-            self.places.remove(hash, place as u32);
+        for claim in &window.claims {
+            self.claimed.remove(&(asset, claim.account, claim.version));
         }
         Some(window)
     }

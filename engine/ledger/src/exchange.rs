@@ -15,6 +15,8 @@ use karat_proto::{Account, Code, limits};
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NetPosition {
     account: Account,
+    /// The account's number, if it has one yet.
+    number: Option<AccountIndex>,
     change: i128,
 }
 
@@ -64,9 +66,9 @@ impl Ledger {
             self.add_net(from, -i128::from(amount));
             self.add_net(to, i128::from(amount));
         }
-        for net in &self.exchange_scratch {
-            let number = self.accounts.find(&net.account);
-            let balance = number.map_or(0, |number| self.accounts.balance(number));
+        for net in &mut self.exchange_scratch {
+            net.number = self.accounts.find(&net.account);
+            let balance = net.number.map_or(0, |number| self.accounts.balance(number));
             if i128::from(balance) + net.change < 0 {
                 return Err(Code::InsufficientFunds.into());
             }
@@ -82,7 +84,11 @@ impl Ledger {
             .find(|net| net.account == account);
         match known {
             Some(net) => net.change += change,
-            None => self.exchange_scratch.push(NetPosition { account, change }),
+            None => self.exchange_scratch.push(NetPosition {
+                account,
+                number: None,
+                change,
+            }),
         }
     }
 
@@ -90,7 +96,10 @@ impl Ledger {
     fn move_currency(&mut self) {
         for place in 0..self.exchange_scratch.len() {
             let net = self.exchange_scratch[place];
-            let number: AccountIndex = self.accounts.intern(&net.account);
+            let number = match net.number {
+                Some(number) => number,
+                None => self.accounts.intern(&net.account),
+            };
             let balance = i128::from(self.accounts.balance(number)) + net.change;
             debug_assert!((0..=i128::from(AMOUNT_MAX)).contains(&balance));
             self.accounts.set_balance(number, balance as u64);

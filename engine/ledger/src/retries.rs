@@ -5,8 +5,8 @@
 //! [`crate::Ledger::settled_seq`]). At most [`FORGOTTEN_A_COMMAND_MAX`] are forgotten after one command, so that a batch
 //! that settles millions of commands does not stop the realm for a second.
 //!
-//! An entry takes 56 bytes and its slot in the index 9 to 21: about 70. The default window of 1,000,000 commands is 70 MB;
-//! a full memory of [`RETRY_ENTRIES_MAX`] is 1.1 GB.
+//! An entry takes 56 bytes and its share of the index 16 to 32: about 80. The default window of 1,000,000 commands is 80 MB; a
+//! full memory of [`RETRY_ENTRIES_MAX`] is 1.3 GB.
 
 use crate::state::index::{Index, KeyHash};
 use karat_proto::command::BodyHash;
@@ -47,6 +47,13 @@ pub(crate) enum Seen {
     WithAnotherBody,
 }
 
+/// Whether the entry with this number (its low 32 bits) is remembered, of `length` entries from `first` on. Dead numbers stay
+/// in a shard of the index until its next rebuild, which comes long before 2^32 more entries make them look alive.
+#[inline]
+fn is_alive(number: u32, first: u32, length: u64) -> bool {
+    u64::from(number.wrapping_sub(first)) < length
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct Retries {
     /// Chunks in order; the first one's first `gone` entries are forgotten.
@@ -81,7 +88,8 @@ impl Retries {
     }
 
     pub(crate) fn indexed(&self) -> usize {
-        self.index.len()
+        let (first, length) = (self.first_number as u32, self.length);
+        self.index.count(|number| is_alive(number, first, length))
     }
 
     /// No room for another player's command.
@@ -97,8 +105,7 @@ impl Retries {
     /// An entry by its number's low 32 bits; fewer than 2^32 are alive at a time.
     #[inline]
     fn entry(&self, low: u32) -> Option<&Entry> {
-        let place = u64::from(low.wrapping_sub(self.first_number as u32));
-        let place = usize::try_from(place).ok()? + self.gone;
+        let place = low.wrapping_sub(self.first_number as u32) as usize + self.gone;
         self.chunks.get(place / CHUNK)?.get(place % CHUNK)
     }
 
@@ -145,8 +152,10 @@ impl Retries {
                 self.chunks.push_back(chunk);
             }
         }
+        let (first, length) = (self.first_number as u32, self.length);
+        self.index
+            .insert(hash, number, |other| is_alive(other, first, length));
         self.length += 1;
-        self.index.insert(hash, number);
     }
 
     /// Forgets ids from the oldest on: settled ones that have more than `window` commands after them.
@@ -159,11 +168,7 @@ impl Retries {
             if entry.sequence > settled_seq || applied_seq - entry.sequence <= window {
                 return;
             }
-            let (id, sequence) = (entry.id, entry.sequence);
-            let removed = self
-                .index
-                .remove(KeyHash::of(&id.0), self.first_number as u32);
-            debug_assert!(removed, "every entry is in the index");
+            let sequence = entry.sequence;
             while self.winners.front().is_some_and(|(of, _)| *of <= sequence) {
                 self.winners.pop_front();
             }

@@ -1,7 +1,7 @@
 //! Accounts, each under a dense number, with their balances.
 //!
 //! An account is known from the first time it owns, claims or receives something, and is never forgotten: 32 bytes and its
-//! share of the index (9 to 21 bytes). Number 0 is nobody.
+//! share of the index (13 to 32 bytes). Number 0 is nobody.
 
 use super::index::{Index, KeyHash};
 use super::slab::Slab;
@@ -43,7 +43,7 @@ impl Accounts {
     }
 
     pub(crate) fn indexed(&self) -> usize {
-        self.index.len()
+        self.index.count(|_| true)
     }
 
     #[inline]
@@ -78,7 +78,7 @@ impl Accounts {
     fn add_hashed(&mut self, hash: KeyHash, account: Account, balance: u64) -> AccountIndex {
         let number = self.records.len() as u32;
         self.records.push(AccountRecord { account, balance });
-        self.index.insert(hash, number);
+        self.index.insert(hash, number, |_| true);
         number
     }
 

@@ -71,11 +71,11 @@ pub(crate) struct Asset {
     pub(crate) collection: CollectionId,
     pub(crate) state: AssetState,
     pub(crate) frozen_from: Option<AssetState>,
-    pub(crate) traits: Traits,
     pub(crate) metadata: Digest,
+    pub(crate) traits: Traits,
+    pub(crate) last_verdict: Option<VerdictSummary>,
     pub(crate) content: Content,
     pub(crate) lineage_hash: Digest,
-    pub(crate) last_verdict: Option<VerdictSummary>,
     pub(crate) minted_sequence: u64,
 }
 

@@ -1,0 +1,262 @@
+//! Canonical bytes: whatever is written is read back, and whatever is damaged is refused without a panic.
+
+mod common;
+
+use common::spec;
+use karat_ledger::codec::{CodecError, decode_event, decode_outcome, encode_event, encode_outcome};
+use karat_proto::command::*;
+use karat_proto::event::*;
+use karat_proto::{Account, Code, CommandId, Digest};
+use proptest::prelude::*;
+
+/// Values from a seed; different for each call.
+struct Values(u64);
+
+impl Values {
+    fn next(&mut self) -> u64 {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        self.0 ^ (self.0 >> 33)
+    }
+    fn short(&mut self) -> u32 {
+        self.next() as u32
+    }
+    fn flag(&mut self) -> bool {
+        self.next().is_multiple_of(2)
+    }
+    fn digest(&mut self) -> Digest {
+        std::array::from_fn(|_| self.next() as u8)
+    }
+    fn account(&mut self) -> Account {
+        Account(std::array::from_fn(|_| self.next() as u8))
+    }
+    fn id(&mut self) -> CommandId {
+        CommandId(std::array::from_fn(|_| self.next() as u8))
+    }
+    fn text(&mut self) -> String {
+        let length = self.next() % 20;
+        (0..length)
+            .map(|_| char::from_u32(self.short() % 0xd000).unwrap_or('x'))
+            .collect()
+    }
+    fn winner(&mut self) -> Option<Winner> {
+        let winner = Winner {
+            id: self.id(),
+            sequence: self.next(),
+        };
+        self.flag().then_some(winner)
+    }
+    fn content(&mut self) -> Content {
+        Content {
+            digest: self.digest(),
+            size: self.short(),
+        }
+    }
+    fn traits(&mut self) -> Traits {
+        let length = self.next() % 17;
+        let values: Vec<u8> = (0..length).map(|_| self.next() as u8).collect();
+        Traits::new(&values).unwrap()
+    }
+    fn lineage(&mut self) -> Lineage {
+        Lineage {
+            model: self.digest(),
+            variant: self.text(),
+            seed: self.digest(),
+            hash: self.digest(),
+        }
+    }
+    fn one_of<T: Copy>(&mut self, all: &[T]) -> T {
+        all[self.next() as usize % all.len()]
+    }
+    fn decision(&mut self) -> Decision {
+        self.one_of(&[Decision::Accept, Decision::Reject, Decision::Review])
+    }
+    fn state(&mut self) -> AssetState {
+        self.one_of(&[
+            AssetState::Pending,
+            AssetState::Active,
+            AssetState::Rejected,
+            AssetState::InReview,
+            AssetState::Frozen,
+            AssetState::Redeemed,
+            AssetState::Burned,
+        ])
+    }
+    fn findings(&mut self) -> Vec<Finding> {
+        let length = self.next() % 17;
+        (0..length)
+            .map(|_| Finding {
+                agent: self.one_of(&[
+                    AgentKind::Integrity,
+                    AgentKind::Policy,
+                    AgentKind::Parity,
+                    AgentKind::ReExecution,
+                ]),
+                code: self.next() as u16,
+                measure: self.short(),
+            })
+            .collect()
+    }
+    fn spec(&mut self) -> CollectionSpec {
+        CollectionSpec {
+            name: self.text(),
+            supply_cap: self.next(),
+            value_caps: vec![ValueCap {
+                trait_index: self.next() as u8,
+                value: self.next() as u8,
+                most: self.short(),
+            }],
+            claim_rule: match self.flag() {
+                true => ClaimRule::First,
+                false => ClaimRule::Draw {
+                    window_ms: self.next(),
+                },
+            },
+            pending_rule: PendingRule {
+                trade: self.flag(),
+                settle: self.flag(),
+                show: self.flag(),
+            },
+            ..spec()
+        }
+    }
+    fn policy(&mut self) -> Policy {
+        Policy {
+            version: self.short(),
+            accept_below_ppm: self.short(),
+            reject_above_ppm: self.short(),
+            reexecution_sample_ppm: self.short(),
+            batch_changes_max: self.short(),
+            batch_age_ms_max: self.next(),
+            batch_base_fee_wei_max: self.next(),
+            batch_deferral_ms_max: self.next(),
+            retry_window_commands: self.next(),
+        }
+    }
+
+    /// One event kind of each.
+    #[rustfmt::skip]
+    fn kinds(&mut self) -> Vec<EventKind> {
+        let v = self;
+        let cause = v.one_of(&[TransferCause::Transfer, TransferCause::Claim, TransferCause::Exchange]);
+        let leaf = v.one_of(&[LeafKind::Held, LeafKind::Burned, LeafKind::Redeemed]);
+        let role = v.one_of(&[ModelRole::Generator, ModelRole::Auditor]);
+        vec![
+            EventKind::RealmOpened { realm: v.text(), operator: v.account(), verifier: v.account(), settler: v.account() },
+            EventKind::CollectionCreated { collection: v.short(), creator: v.account(), spec: Box::new(v.spec()) },
+            EventKind::SeedRevealed { collection: v.short(), secret: v.digest() },
+            EventKind::Minted { asset: v.next(), collection: v.short(), owner: v.account(), content: v.content(), traits: v.traits(), lineage: v.lineage(), metadata: v.digest() },
+            EventKind::Revised { asset: v.next(), version: v.short(), content: v.content(), traits: v.traits(), lineage: v.lineage(), metadata: v.digest() },
+            EventKind::Transferred { asset: v.next(), version: v.short(), from: v.account(), to: v.account(), cause },
+            EventKind::ClaimEntered { asset: v.next(), account: v.account(), closes_ms: v.next() },
+            EventKind::ClaimLost { asset: v.next(), account: v.account(), command: v.id(), winner: v.winner() },
+            EventKind::CurrencyMoved { from: v.account(), to: v.account(), amount: v.next() },
+            EventKind::Deposited { account: v.account(), amount: v.next() },
+            EventKind::Withdrawn { account: v.account(), amount: v.next() },
+            EventKind::Burned { asset: v.next() },
+            EventKind::Redeemed { asset: v.next(), to: v.account() },
+            EventKind::Verified { asset: v.next(), version: v.short(), decision: v.decision(), corruption_ppm: v.short(), findings: v.findings(), state: v.state() },
+            EventKind::Reviewed { asset: v.next(), version: v.short(), accepted: v.flag(), reviewer: v.account(), reason: v.text() },
+            EventKind::Frozen { asset: v.next(), reason: v.text() },
+            EventKind::Unfrozen { asset: v.next(), state: v.state() },
+            EventKind::ModelRegistered { digest: v.digest(), name: v.text(), role },
+            EventKind::ModelPromoted { digest: v.digest() },
+            EventKind::ModelRetired { digest: v.digest() },
+            EventKind::PolicySet { policy: v.policy() },
+            EventKind::Paused { paused: v.flag() },
+            EventKind::SettlementDue { asset: v.next(), collection: v.short(), owner: v.account(), version: v.short(), metadata: v.digest(), kind: leaf },
+            EventKind::BatchCut { number: v.next(), first_sequence: v.next(), last_sequence: v.next(), changes: v.short() },
+            EventKind::BatchSealed { number: v.next(), root: v.digest(), payload: v.digest(), leaves: v.short() },
+            EventKind::BatchCommitted { number: v.next(), transaction: v.digest(), chain_block: v.next(), gas_used: v.next(), fee_wei: u128::from(v.next()) << 64 | u128::from(v.next()) },
+            EventKind::BatchFinal { number: v.next(), settled_seq: v.next() },
+        ]
+    }
+
+    fn events(&mut self) -> Vec<Event> {
+        let kinds = self.kinds();
+        let event = |kind| Event {
+            sequence: self.next(),
+            index: self.next() as u16,
+            time_ms: self.next(),
+            kind,
+        };
+        kinds.into_iter().map(event).collect()
+    }
+
+    fn outcome(&mut self) -> Outcome {
+        Outcome {
+            sequence: self.next(),
+            code: self.one_of(Code::ALL),
+            replayed: self.flag(),
+            subject: self.next(),
+            winner: self.winner(),
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn every_event_is_read_back_and_no_prefix_of_it_is(seed in any::<u64>()) {
+        for event in Values(seed).events() {
+            let mut bytes = Vec::new();
+            encode_event(&event, &mut bytes);
+            for length in 0..bytes.len() {
+                prop_assert!(decode_event(&bytes[..length]).is_err(), "{length} of {event:?}");
+            }
+            let length = bytes.len();
+            bytes.extend([0xee; 9]);
+            prop_assert_eq!(decode_event(&bytes), Ok((event, length)));
+        }
+    }
+
+    #[test]
+    fn every_outcome_is_read_back_and_no_prefix_of_it_is(seed in any::<u64>()) {
+        let outcome = Values(seed).outcome();
+        let mut bytes = Vec::new();
+        encode_outcome(&outcome, &mut bytes);
+        for length in 0..bytes.len() {
+            prop_assert!(decode_outcome(&bytes[..length]).is_err());
+        }
+        prop_assert_eq!(decode_outcome(&bytes), Ok((outcome, bytes.len())));
+    }
+
+    #[test]
+    fn bytes_that_are_read_at_all_are_the_canonical_ones(
+        seed in any::<u64>(),
+        at in any::<prop::sample::Index>(),
+        with in any::<u8>(),
+    ) {
+        for event in Values(seed).events() {
+            let mut bytes = Vec::new();
+            encode_event(&event, &mut bytes);
+            let place = at.index(bytes.len());
+            bytes[place] = with;
+            if let Ok((other, used)) = decode_event(&bytes) {
+                let mut again = Vec::new();
+                encode_event(&other, &mut again);
+                prop_assert_eq!(&again[..], &bytes[..used]);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_newer_format_and_an_unknown_kind_are_refused_by_name() {
+    let event = Values(1).events().remove(11);
+    let mut bytes = Vec::new();
+    encode_event(&event, &mut bytes);
+    let mut newer = bytes.clone();
+    newer[0] = 2;
+    assert_eq!(
+        decode_event(&newer),
+        Err(CodecError::UnknownFormat { found: 2 })
+    );
+    bytes[19] = 200;
+    let error = decode_event(&bytes).unwrap_err();
+    assert!(
+        error.to_string().contains("200 is no event kind"),
+        "{error}"
+    );
+}
