@@ -44,13 +44,11 @@ impl Problems {
 #[derive(Default)]
 pub struct Numbers {
     pages: HashMap<u64, Box<[u64; 64]>>,
-    last: u64,
 }
 
 impl Numbers {
     /// Whether `number` is new.
     pub fn insert(&mut self, number: u64) -> bool {
-        self.last = self.last.max(number);
         let page = self
             .pages
             .entry(number >> 12)
@@ -59,11 +57,6 @@ impl Numbers {
         let new = page[word] & bit == 0;
         page[word] |= bit;
         new
-    }
-
-    /// The largest number seen, 0 for none.
-    pub fn last(&self) -> u64 {
-        self.last
     }
 }
 
@@ -247,7 +240,6 @@ mod tests {
         }
         assert!(!numbers.insert(64));
         assert!(!numbers.insert(1 << 40));
-        assert_eq!(numbers.last(), u64::MAX);
     }
 
     #[test]

@@ -121,7 +121,7 @@ mod tests {
     use super::*;
     use crate::args::{Action, Cli};
     use crate::books::Problems;
-    use crate::client::Driven;
+    use crate::driver::Driven;
     use crate::recorder::Recorder;
     use clap::Parser as _;
 
@@ -142,7 +142,6 @@ mod tests {
             accepted,
             refused: 0,
             unanswered: 0,
-            last_sequence: accepted,
             thread: None,
         };
         let settings = Settings::new("echo", &args.load, 1, 7);

@@ -6,12 +6,13 @@
 //! with what the target says it holds ([`truth`]). The same client drives an echo service in this process ([`floor`]), so
 //! that a figure can stand beside what the transport alone costs.
 //!
-//! The way of a run: [`args`] → [`setup`] → [`client`] (schedule, scenario, books, recorder) → [`truth`] → [`report`].
+//! The way of a run: [`args`] → [`setup`] → [`client`] and [`driver`] (schedule, scenario, books, recorder) → [`truth`] → [`report`].
 
 pub mod args;
 pub mod books;
 pub mod client;
 pub mod compare;
+pub mod driver;
 pub mod error;
 pub mod floor;
 pub mod recorder;

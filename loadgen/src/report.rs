@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::args::{Ack, LoadArgs, Rate};
 use crate::books::Problems;
-use crate::client::{Driven, ThreadShares};
+use crate::driver::{Driven, ThreadShares};
 use crate::error::LoadError;
 use crate::recorder::Percentiles;
 use crate::scenario::Kind;

@@ -3,7 +3,7 @@
 //! Everything is the run's own (accounts, collection, assets), so that nobody else's commands can change what its commands
 //! come to, and any number of runs can load one realm.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -325,7 +325,7 @@ impl Setup {
         }
         let mut retries = 0;
         while !open.is_empty() {
-            let mut refused_for_now = Vec::new();
+            let mut refused_for_now = HashSet::new();
             let mut wait_ms = 0;
             for outcome in self.submit_once(step, &open).await? {
                 let place = places.get(&outcome.id).copied();
@@ -341,7 +341,7 @@ impl Setup {
                     .any(|code| outcome.code == *code as u32);
                 if for_now {
                     wait_ms = wait_ms.max(outcome.retry_after_ms).max(10);
-                    refused_for_now.push(outcome.id);
+                    refused_for_now.insert(outcome.id);
                 } else {
                     check(step, &outcome)?;
                     outcomes[place] = Some(outcome);

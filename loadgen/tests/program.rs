@@ -31,6 +31,14 @@ fn an_unreachable_target_is_named_and_exits_2() {
 }
 
 #[test]
+fn a_target_without_a_scheme_is_refused_with_an_example() {
+    let output = karat_load(&["run", "--target", "127.0.0.1:7400"]);
+    assert_eq!(output.status.code(), Some(2));
+    let error = text(&output.stderr);
+    assert!(error.contains("an address looks like http://"), "{error}");
+}
+
+#[test]
 fn a_floor_writes_a_result_that_compare_reads() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("floor.json");
