@@ -65,14 +65,13 @@ struct Engine {
 /// One life of the process: from its start to its death, or until everything is final.
 async fn live(
     folder: &Path,
+    chain: EmbeddedChain,
     contract: [u8; 20],
     engine: &mut Engine,
     answers: i64,
     request_arrives: bool,
     mut between_steps: impl AsyncFnMut(&EmbeddedChain),
 ) -> bool {
-    // The chain restarts too and forgets what it had not mined.
-    let chain = EmbeddedChain::open(&folder.join("chain"), chain_config()).unwrap();
     let transport = Arc::new(Dying {
         chain: chain.clone(),
         answers_left: AtomicI64::new(answers),
@@ -118,6 +117,10 @@ async fn live(
         "batch {} is not final after {STEPS_MAX} steps",
         engine.final_number + 1
     );
+}
+
+fn open_chain(folder: &Path) -> EmbeddedChain {
+    EmbeddedChain::open(&folder.join("chain"), chain_config()).unwrap()
 }
 
 async fn start(folder: &Path) -> ([u8; 20], Engine) {
@@ -181,6 +184,7 @@ async fn dying_once_at_any_request_leaves_no_double_and_no_hole() {
             let mine = async |chain: &EmbeddedChain| chain.mine(1).unwrap();
             let survived = live(
                 folder.path(),
+                open_chain(folder.path()),
                 contract,
                 &mut engine,
                 answers,
@@ -189,7 +193,16 @@ async fn dying_once_at_any_request_leaves_no_double_and_no_hole() {
             )
             .await;
             if !survived {
-                let whole = live(folder.path(), contract, &mut engine, i64::MAX, false, mine).await;
+                let whole = live(
+                    folder.path(),
+                    open_chain(folder.path()),
+                    contract,
+                    &mut engine,
+                    i64::MAX,
+                    false,
+                    mine,
+                )
+                .await;
                 assert!(whole);
             }
             check(folder.path(), contract, &engine, Some(BATCHES as u64)).await;
@@ -211,8 +224,11 @@ async fn dying_again_and_again_leaves_no_double_and_no_hole() {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let folder = tempfile::tempdir().unwrap();
         let (contract, mut engine) = start(folder.path()).await;
+        // Either the node outlives the process and keeps what waits there, or both restart.
+        let node = random.random_bool(0.5).then(|| open_chain(folder.path()));
         let mut lives = 0;
         loop {
+            let chain = node.clone().unwrap_or_else(|| open_chain(folder.path()));
             // Short lives first; later ones may reach the end.
             let answers = random.random_range(0..=12 + 4 * lives);
             let arrives = random.random();
@@ -226,12 +242,23 @@ async fn dying_again_and_again_leaves_no_double_and_no_hole() {
                 }
                 chain.request("evm_mine", json!([])).await.unwrap();
             };
-            if live(folder.path(), contract, &mut engine, answers, arrives, mine).await {
+            if live(
+                folder.path(),
+                chain,
+                contract,
+                &mut engine,
+                answers,
+                arrives,
+                mine,
+            )
+            .await
+            {
                 break;
             }
             lives += 1;
             assert!(lives < 200, "seed {seed}");
         }
+        drop(node);
         check(folder.path(), contract, &engine, Some(BATCHES as u64)).await;
     }
 }
@@ -243,9 +270,13 @@ async fn dying_while_the_chain_reorganises_leaves_no_double_and_no_hole() {
         let folder = tempfile::tempdir().unwrap();
         let (contract, mut engine) = start(folder.path()).await;
         let mut lives = 0;
-        let mut reorgs_left = 8;
         loop {
-            let answers = random.random_range(0..=20 + 8 * lives);
+            // The last life is long enough that only the submitter itself can put things right.
+            let mut reorgs_left = 8;
+            let answers = match lives {
+                0..4 => random.random_range(0..=60),
+                _ => i64::MAX,
+            };
             let arrives = random.random();
             let mut weather = ChaCha8Rng::seed_from_u64(random.random());
             let floor = 1;
@@ -265,6 +296,7 @@ async fn dying_while_the_chain_reorganises_leaves_no_double_and_no_hole() {
             };
             if live(
                 folder.path(),
+                open_chain(folder.path()),
                 contract,
                 &mut engine,
                 answers,

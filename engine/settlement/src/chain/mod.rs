@@ -1,6 +1,7 @@
 //! Everything that speaks to a chain.
 
 pub mod client;
+mod client_types;
 pub(crate) mod contract;
 pub mod embedded;
 pub mod hexadecimal;

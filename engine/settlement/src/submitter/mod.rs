@@ -14,14 +14,20 @@
 //!
 //! There is no clock and no task in here: the caller's loop calls [`Submitter::step`] with the time.
 
+mod error;
 mod fees;
+mod node_answer;
 mod outbox;
+mod stage;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
+pub use self::error::SubmitterError;
+use self::node_answer::NodeAnswer;
 pub use self::outbox::OutboxError;
 use self::outbox::{Attempt, Outbox, Sender, Signed};
+pub use self::stage::{Progress, Stage, SubmitterConfig};
 pub use crate::batch::BatchToCommit;
 use crate::chain::client::{ChainClient, ChainError, Fees, Head, Receipt};
 use crate::chain::hexadecimal::data;
@@ -31,168 +37,6 @@ use crate::chain::transport::RpcError;
 /// A replaced transaction is replaced at most this often. An eighth each time is a factor of 1,880, so
 /// the bound on the fee is met first.
 const ATTEMPTS_MAX: usize = 64;
-
-/// How the submitter behaves.
-#[derive(Debug, Clone)]
-pub struct SubmitterConfig {
-    /// Batches that may be signed and not yet mined. The first of them decides for all behind it.
-    pub in_flight_max: usize,
-    /// Batches that may be held altogether; above it `enqueue` refuses.
-    pub batches_max: usize,
-    /// Blocks that must lie on top of a batch's own before it is final.
-    pub confirmations: u64,
-    /// The same bytes are broadcast again after this long without being mined, in milliseconds.
-    pub resend_after_ms: u64,
-    /// A transaction is replaced by a dearer one after this long without being mined, in milliseconds.
-    pub bump_after_ms: u64,
-    /// No transaction offers more than this, in wei a unit of gas.
-    pub max_fee_bound_wei: u128,
-    /// Gas that a commit may use. It costs the same for any batch, so it is stated and not estimated:
-    /// the estimate of a batch whose parent is still in flight would fail.
-    pub gas_limit: u64,
-}
-
-impl Default for SubmitterConfig {
-    fn default() -> Self {
-        Self {
-            in_flight_max: 4,
-            batches_max: 1_024,
-            confirmations: 12,
-            resend_after_ms: 10_000,
-            bump_after_ms: 30_000,
-            max_fee_bound_wei: 500_000_000_000,
-            gas_limit: 120_000,
-        }
-    }
-}
-
-/// How far a batch is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
-    /// Taken over, nothing on its way. A batch whose transaction reverted is back here.
-    Sealed,
-    /// A transaction is signed, saved and broadcast.
-    Sent {
-        /// Its hash; another one after a replacement.
-        tx: [u8; 32],
-    },
-    /// It is in a block.
-    Committed {
-        /// The transaction's hash.
-        tx: [u8; 32],
-        /// The chain's block.
-        block: u64,
-        /// Gas that it used.
-        gas_used: u64,
-    },
-    /// Enough blocks lie on top. The batch is no longer held here.
-    Final {
-        /// The transaction's hash.
-        tx: [u8; 32],
-        /// The chain's block.
-        block: u64,
-        /// Gas that it used.
-        gas_used: u64,
-    },
-}
-
-/// A batch has reached a stage. After a restart stages are reported again; a reorg moves a batch back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
-    /// The batch's number.
-    pub number: u64,
-    /// Where it is now.
-    pub stage: Stage,
-}
-
-/// Why a step or an enqueue did not do its work.
-#[derive(Debug, thiserror::Error)]
-pub enum SubmitterError {
-    /// The chain could not be asked or did not answer well. The next step tries again.
-    #[error(transparent)]
-    Chain(#[from] ChainError),
-    /// The folder failed. Nothing was broadcast that is not saved.
-    #[error("settlement outbox: {0}")]
-    Outbox(#[from] OutboxError),
-    /// The account cannot pay. The next step tries again.
-    #[error("settler 0x{address} cannot pay for batch {number}: {reason}; fund the account")]
-    Funds {
-        /// The account, in hexadecimal.
-        address: String,
-        /// The batch that waits.
-        number: u64,
-        /// The node's words.
-        reason: String,
-    },
-    /// The contract would refuse the batch: paused, or the settler's role is missing. The next step tries
-    /// again; nothing is sent until it would succeed.
-    #[error("settlement contract would refuse batch {number}: {reason}")]
-    Refused {
-        /// The batch.
-        number: u64,
-        /// The contract's error.
-        reason: String,
-    },
-    /// The chain holds another batch under this number or another history before it: two ledgers settle
-    /// to one contract, or this one was rolled back. A person must decide; every further step says so.
-    #[error(
-        "batch {number} conflicts with the chain: the chain has 0x{on_chain}, this ledger has 0x{ours}"
-    )]
-    Conflict {
-        /// The first batch that differs.
-        number: u64,
-        /// The chain's commitment, or its commitment of the batch before.
-        on_chain: String,
-        /// Ours.
-        ours: String,
-    },
-    /// The chain has fewer batches than the ledger has seen settled: it was reset, or reorganised deeper
-    /// than the configured confirmations.
-    #[error(
-        "batch {number} cannot follow: the chain's last batch is {on_chain}; \
-         enqueue from batch {on_chain} on, or settle to the chain that has the rest"
-    )]
-    Gap {
-        /// The chain's last batch.
-        on_chain: u64,
-        /// The first batch held here.
-        number: u64,
-    },
-    /// Too many batches wait.
-    #[error(
-        "settlement queue is full: {batches} batches wait for the chain; try again when one is final"
-    )]
-    QueueFull {
-        /// How many.
-        batches: usize,
-    },
-    /// Batches must be enqueued in order.
-    #[error("enqueue batch {given}: the next is batch {expected}")]
-    OutOfOrder {
-        /// The number that follows on.
-        expected: u64,
-        /// The number given.
-        given: u64,
-    },
-    /// A batch names another parent than the commitment of the batch before.
-    #[error(
-        "enqueue batch {number}: parent 0x{given} is not the commitment 0x{expected} of the batch before"
-    )]
-    WrongParent {
-        /// The batch.
-        number: u64,
-        /// The commitment before it.
-        expected: String,
-        /// Its parent.
-        given: String,
-    },
-    /// The number is known with other content.
-    #[error("enqueue batch {number}: another batch with this number was taken over before")]
-    Different {
-        /// The batch.
-        number: u64,
-    },
-}
 
 /// Carries batches to one contract from one account, which nothing else may send from.
 pub struct Submitter {
@@ -339,7 +183,7 @@ impl Submitter {
     /// nothing is lost: call again later.
     pub async fn step(&mut self, now_ms: u64) -> Result<Vec<Progress>, SubmitterError> {
         if let Some((number, on_chain, ours)) = self.conflict {
-            return Err(conflict_error(number, &on_chain, &ours));
+            return Err(SubmitterError::conflict(number, &on_chain, &ours));
         }
         if !self.batches.is_empty() {
             let block = self.client.block_number().await?;
@@ -752,7 +596,7 @@ impl Submitter {
 
     fn stop(&mut self, number: u64, on_chain: [u8; 32], ours: [u8; 32]) -> SubmitterError {
         self.conflict = Some((number, on_chain, ours));
-        conflict_error(number, &on_chain, &ours)
+        SubmitterError::conflict(number, &on_chain, &ours)
     }
 
     fn report(&mut self, number: u64, stage: Stage) {
@@ -822,49 +666,10 @@ impl Signed {
     }
 }
 
-/// What a node's refusal of a broadcast means. Nodes agree on the words more than on the codes.
-enum NodeAnswer {
-    /// It has these bytes.
-    Known,
-    /// The nonce is used: a receipt will tell by what.
-    NonceUsed,
-    /// It wants a higher fee.
-    TooCheap,
-    /// The account cannot pay.
-    Funds,
-    Other,
-}
-
-impl NodeAnswer {
-    fn of(message: &str) -> Self {
-        let message = message.to_lowercase();
-        let says = |words: &[&str]| words.iter().any(|words| message.contains(words));
-        if says(&["already known", "already imported", "known transaction"]) {
-            Self::Known
-        } else if says(&["nonce too low", "nonce is too low"]) {
-            Self::NonceUsed
-        } else if says(&["underpriced", "less than block base fee", "fee too low"]) {
-            Self::TooCheap
-        } else if says(&["insufficient funds"]) {
-            Self::Funds
-        } else {
-            Self::Other
-        }
-    }
-}
-
 fn committed(receipt: &Receipt) -> Stage {
     Stage::Committed {
         tx: receipt.transaction,
         block: receipt.block,
         gas_used: receipt.gas_used,
-    }
-}
-
-fn conflict_error(number: u64, on_chain: &[u8; 32], ours: &[u8; 32]) -> SubmitterError {
-    SubmitterError::Conflict {
-        number,
-        on_chain: hex::encode(on_chain),
-        ours: hex::encode(ours),
     }
 }
