@@ -26,7 +26,10 @@ use clap::{Args, Parser, Subcommand};
 use thiserror::Error;
 
 pub use backend::Backend;
+pub use describe::lower;
 pub use dev::DevArgs;
+pub use serve::{interrupted, opened_text, start_error};
+pub use status::shown as status_json;
 
 /// Why a command ends without success; each kind has its exit code.
 #[derive(Debug, Error)]

@@ -1,0 +1,129 @@
+//! The end of a run: what became of every asset, and whether the books close.
+
+use karat_edge_node::node::NodeSnapshot;
+use karat_proto::{Code, v1};
+use serde_json::{Value, json};
+
+use super::books::{Books, Tally};
+use crate::cli::lower;
+
+/// Everything the summary tells.
+pub struct Summary {
+    /// The edge node.
+    pub node: NodeSnapshot,
+    /// What became of the assets.
+    pub tally: Tally,
+    /// Positions and figures.
+    pub status: v1::GetStatusResponse,
+    /// Gas of settled batches by their leaves.
+    pub gas_an_asset: Option<f64>,
+    /// Length of the run, seconds.
+    pub seconds: f64,
+    /// Seconds until the first asset was settled.
+    pub first_settled_seconds: Option<f64>,
+}
+
+impl Summary {
+    /// Assets that a run before this one generated and this one minted.
+    fn left_over(&self) -> u64 {
+        let of_this_run = self.node.generated.saturating_sub(self.node.refused_count());
+        self.tally.minted.saturating_sub(of_this_run)
+    }
+
+    /// Assets that this run answers for.
+    fn generated(&self) -> u64 {
+        self.node.generated + self.left_over()
+    }
+
+    /// Whether generated = settled + rejected + in review + refused (+ burned before they were settled).
+    pub fn is_closed(&self) -> bool {
+        self.generated() == self.tally.ended() + self.node.refused_count()
+    }
+
+    /// For machines.
+    pub fn to_json(&self, books: &Books) -> Value {
+        let refused: serde_json::Map<String, Value> = self
+            .node
+            .refused
+            .iter()
+            .map(|(number, count)| {
+                let name = Code::from_number(*number).map_or("Unknown", Code::name);
+                (name.to_owned(), json!(count))
+            })
+            .collect();
+        let tally = &self.tally;
+        json!({
+            "generated": self.generated(),
+            "left_over_from_before": self.left_over(),
+            "spoiled_on_purpose": self.node.spoiled,
+            "settled": tally.settled,
+            "rejected": tally.rejected,
+            "in_review": tally.in_review,
+            "burned_unsettled": tally.burned,
+            "refused": self.node.refused_count(),
+            "refused_by_code": refused,
+            "not_ended": { "pending": tally.pending, "active": tally.active },
+            "books_close": self.is_closed(),
+            "traded": books.traded,
+            "revised": books.revised,
+            "redeemed": books.redeemed,
+            "claims_lost": books.claims_lost,
+            "gas_an_asset": self.gas_an_asset.map(f64::round),
+            "seconds": (self.seconds * 1000.0).round() / 1000.0,
+            "first_settled_seconds": self.first_settled_seconds,
+            "resident_bytes": resident_bytes(),
+            "status": crate::cli::status_json(&self.status),
+        })
+    }
+
+    /// For people.
+    pub fn to_text(&self, books: &Books) -> String {
+        let tally = &self.tally;
+        let mut text = format!(
+            "\n{} assets in {:.1} s: {} settled, {} rejected, {} in review, {} refused",
+            self.generated(),
+            self.seconds,
+            tally.settled,
+            tally.rejected,
+            tally.in_review,
+            self.node.refused_count()
+        );
+        if tally.burned > 0 {
+            text.push_str(&format!(", {} burned", tally.burned));
+        }
+        if tally.pending + tally.active > 0 {
+            text.push_str(&format!(", {} not ended yet", tally.pending + tally.active));
+        }
+        text.push_str(&format!(
+            "\n{} traded, {} revised, {} redeemed; gas an asset {}\n{}\nthe books {}\n",
+            books.traded,
+            books.revised,
+            books.redeemed,
+            self.gas_an_asset.map_or("-".into(), |gas| format!("{gas:.0}")),
+            latency_text(&self.status.latencies),
+            if self.is_closed() { "close" } else { "DO NOT CLOSE" }
+        ));
+        text
+    }
+}
+
+/// Latencies on one line.
+pub fn latency_text(latencies: &[v1::AckLatency]) -> String {
+    let parts: Vec<String> = latencies
+        .iter()
+        .map(|one| {
+            let level = v1::AckLevel::try_from(one.ack).map_or("?", |level| level.as_str_name());
+            format!("{} p50 {} us p99 {} us", lower(level, "ACK_LEVEL_"), one.p50_us, one.p99_us)
+        })
+        .collect();
+    if parts.is_empty() { "no answers yet".into() } else { parts.join(", ") }
+}
+
+/// Memory of this process, bytes; 0 where the system does not say.
+pub fn resident_bytes() -> u64 {
+    let Ok(text) = std::fs::read_to_string("/proc/self/status") else { return 0 };
+    text.lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<u64>().ok())
+        .map_or(0, |kilobytes| kilobytes * 1024)
+}
