@@ -9,6 +9,8 @@
 //! 5. [`lineage`] binds model, variant, seed, traits and parent into one hash.
 //! 6. [`ladder`] decides which variant of the model is used next.
 //!
+//! [`node`] runs all of it beside a connection to the engine.
+//!
 //! [`auditor`] is the other side: it reads the traits back from pixels and scores corruption.
 //! The engine uses the same code to run a generator again and compare.
 
@@ -17,6 +19,7 @@ pub mod generator;
 pub mod ladder;
 pub mod lineage;
 pub mod manifest;
+pub mod node;
 mod onnx_shape;
 pub mod pixels;
 pub mod rarity;

@@ -1,33 +1,8 @@
 //! Lineage: where an asset came from, as one hash.
 //!
-//! BLAKE3 over a domain name and the parts of the origin. Every part has a fixed length or is preceded by its length,
-//! so no two different origins share one encoding.
+//! The hash itself stands beside the types that the engine checks it with; here it is used and pinned.
 
-/// Names this hash and its version. A change of the encoding needs a new one.
-const DOMAIN: &[u8] = b"karat.lineage.v1";
-
-/// The lineage of an asset. The same arguments give the same hash on every machine.
-///
-/// `variant` and `traits` have at most 64 bytes, as a manifest bounds them. `traits` are the value indexes in the
-/// manifest's order. `parent_version` is the version of the asset that this one revises, 0 for a first version.
-pub fn lineage_hash(
-    model_digest: &[u8; 32],
-    variant: &str,
-    seed: &[u8; 32],
-    traits: &[u8],
-    parent_version: u32,
-) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(DOMAIN);
-    hasher.update(model_digest);
-    hasher.update(&[variant.len() as u8]);
-    hasher.update(variant.as_bytes());
-    hasher.update(seed);
-    hasher.update(&[traits.len() as u8]);
-    hasher.update(traits);
-    hasher.update(&parent_version.to_be_bytes());
-    *hasher.finalize().as_bytes()
-}
+pub use karat_proto::lineage::lineage_hash;
 
 #[cfg(test)]
 mod tests {
