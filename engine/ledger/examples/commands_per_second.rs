@@ -1,6 +1,8 @@
 //! Prints how many commands a second the ledger applies on one core, by kind and mixed, and how many bytes a live asset takes.
 //!
-//! `cargo run --release -p karat-ledger --example commands_per_second [assets]` (default 1,000,000)
+//! `cargo run --release -p karat-ledger --example commands_per_second -- [assets] [--one-by-one]` (default 1,000,000)
+//!
+//! Commands are announced with `look_ahead`, as by a caller that has a block at hand; not so with `--one-by-one`.
 //!
 //! Commands are made beforehand, in pieces, and are not timed; encoding for the digest and remembering ids are. Time is taken
 //! from outside, around `apply`. Each rate is over all of a kind's commands, not the best piece; on a machine that does
@@ -70,6 +72,8 @@ struct Bench {
     random: u64,
     /// Owner of each asset, to make commands that are accepted.
     owners: Vec<Account>,
+    /// Whether commands are announced before they are applied, as the engine does with a block's.
+    ahead: bool,
 }
 
 impl Bench {
@@ -109,7 +113,10 @@ impl Bench {
     }
 
     fn apply(&mut self, commands: &[Command]) {
-        for command in commands {
+        for (place, command) in commands.iter().enumerate() {
+            if self.ahead {
+                self.ledger.look_ahead(commands, place);
+            }
             let sequence = self.ledger.applied_seq() + 1;
             self.events.clear();
             let outcome = self.ledger.apply(
@@ -267,6 +274,7 @@ fn main() {
         made: 0,
         random: 0x1234_5678_9abc_def1,
         owners: Vec::with_capacity(assets as usize * 2),
+        ahead: !std::env::args().any(|argument| argument == "--one-by-one"),
     };
     open_realm(&mut bench);
 
@@ -387,6 +395,7 @@ fn memory(bench: &Bench, taken: usize, retries: u64) {
         made: 0,
         random: 1,
         owners: vec![],
+        ahead: false,
     };
     open_realm(&mut idle);
     let before = ALLOCATED.load(Relaxed);

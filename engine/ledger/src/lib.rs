@@ -22,6 +22,9 @@
 //! 9. **The retry memory** takes the outcome, and forgets a few that are settled and old.
 //! 10. **The digest** takes the outcome and the events (`digest.rs`).
 //!
+//! A caller that has a block at hand announces its commands with [`Ledger::look_ahead`], which makes applying them about
+//! twice as fast on a large realm and changes nothing else.
+//!
 //! # Positions
 //!
 //! `settled_seq <= applied_seq`. Everything at or below `settled_seq` that was due for settlement has its confirmations;
@@ -43,6 +46,7 @@ mod currency;
 mod digest;
 mod exchange;
 pub mod invariants;
+mod look_ahead;
 mod models;
 mod reads;
 mod realm;

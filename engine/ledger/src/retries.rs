@@ -110,6 +110,11 @@ impl Retries {
     }
 
     #[inline]
+    pub(crate) fn prefetch(&self, hash: KeyHash) {
+        self.index.prefetch(hash);
+    }
+
+    #[inline]
     pub(crate) fn look_up(&self, hash: KeyHash, id: &CommandId, body_hash: &BodyHash) -> Seen {
         let found = self.index.find(hash, |number| {
             self.entry(number).is_some_and(|entry| entry.id == *id)

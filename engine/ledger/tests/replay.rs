@@ -142,6 +142,22 @@ fn cutting_the_same_commands_into_other_blocks_gives_the_same_digest() {
     assert_eq!(in_pieces.state_digest(), whole.state_digest());
 }
 
+#[test]
+fn announcing_commands_changes_nothing() {
+    let (world, log) = record(&generate::recipes(6, 400));
+    let commands: Vec<Command> = log.iter().map(|(_, _, command)| command.clone()).collect();
+    let mut ledger = Ledger::new();
+    for (place, entry) in log.iter().enumerate() {
+        ledger.look_ahead(&commands, place);
+        ledger.look_ahead(&commands, commands.len() - place);
+        ledger.look_ahead(&commands, usize::MAX);
+        replay(&mut ledger, &log[..=place]);
+        assert_eq!(entry.2.id, commands[place].id);
+    }
+    assert_eq!(ledger.digest(), world.ledger.digest());
+    assert_eq!(ledger.state_digest(), world.ledger.state_digest());
+}
+
 /// The digests of 3,000 commands from a fixed seed. A change here means that logs written before replay differently: the
 /// format of events, outcomes or snapshots, or a rule, changed. Debug and release builds must both give these.
 #[test]

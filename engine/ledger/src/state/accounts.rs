@@ -5,6 +5,7 @@
 
 use super::index::{Index, KeyHash};
 use super::slab::Slab;
+use crate::look_ahead::prefetch;
 use karat_proto::Account;
 
 /// Dense number of an account; 0 is nobody.
@@ -101,6 +102,25 @@ impl Accounts {
     pub(crate) fn set_balance(&mut self, number: AccountIndex, balance: u64) {
         if let Some(record) = self.records.get_mut(number as usize) {
             record.balance = balance;
+        }
+    }
+
+    #[inline]
+    pub(crate) fn prefetch_slot(&self, account: &Account) {
+        self.index.prefetch(KeyHash::of(&account.0));
+    }
+
+    #[inline]
+    pub(crate) fn prefetch_found(&self, account: &Account) {
+        if let Some(number) = self.index.guess(KeyHash::of(&account.0)) {
+            self.prefetch_record(number);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn prefetch_record(&self, number: AccountIndex) {
+        if let Some(record) = self.records.get(number as usize) {
+            prefetch(record);
         }
     }
 

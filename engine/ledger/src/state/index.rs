@@ -9,6 +9,7 @@
 //! The seed is fixed, since a ledger may use no randomness. Somebody who chooses ids or accounts so that they collide can
 //! make their own realm slower; the gateway's rate limits bound by how much. Nothing is ever iterated for output.
 
+use crate::look_ahead::prefetch;
 use foldhash::quality::FixedState;
 use std::hash::BuildHasher;
 
@@ -90,6 +91,19 @@ impl Index {
             }
             place = (place + 1) & (slots.len() - 1);
         }
+    }
+
+    /// Asks for the cache line in which the key's slot most likely lies.
+    #[inline]
+    pub(crate) fn prefetch(&self, hash: KeyHash) {
+        let slots = self.shards[hash.shard()].slots.as_slice();
+        prefetch(&slots[home(hash.tag(), slots.len())]);
+    }
+
+    /// The number in the first slot from the key's home with its hash, which most likely is the key's.
+    #[inline]
+    pub(crate) fn guess(&self, hash: KeyHash) -> Option<u32> {
+        self.find(hash, |_| true)
     }
 
     /// Adds a number whose key is not there.
