@@ -82,10 +82,13 @@ PIXELS = ("pixels", TensorProto.UINT8, ["N", IMAGE_SIZE, IMAGE_SIZE, 3])
 
 def export_generator(p, path):
     g = Graph()
-    x = g.node("Concat", "traits", "latent", axis=1)
-    x = g.node("Relu", g.gemm(x, p["w1"], p["b1"]))
+    given = g.node("Concat", "traits", "latent", axis=1)
+    x = g.node("Relu", g.gemm(given, p["w1"], p["b1"]))
     style = g.node("Relu", g.gemm(x, p["w2"], p["b2"]))
-    x = g.node("Relu", g.gemm(style, p["ws"], p["bs"]))
+    pairs = models.PAIRS.shape[1]
+    both = g.node("Relu", g.gemm(given, models.PAIRS, -np.ones(pairs)))
+    direct = g.gemm(both, p["wp"], p["bs"])
+    x = g.node("Relu", g.node("Add", g.gemm(style, p["ws"], np.zeros_like(p["bs"])), direct))
     x = g.reshape(x, models.SEED_CHANNELS, models.SEED_SIZE, models.SEED_SIZE)
     for i, channels in enumerate((*models.STAGES, models.FINE)):
         x = g.conv(x, p[f"w_conv{i}"], p[f"b_conv{i}"])
@@ -101,11 +104,11 @@ def export_generator(p, path):
 
 def whole_weights(name, w, b, in_bits, in_max, out_bits):
     """Whole-number weights and bias, the power of two of the result, and the proof of their range."""
-    scale_bits = np.asarray(models.weight_bits(w, in_max), np.float64)
-    whole = np.round(np.float64(w) * 2.0 ** scale_bits)
     # The half makes Floor round to nearest; the same float32 sum is made in training.
-    shifted = np.float64(np.float32(b) + np.float32(0.5 * 2.0 ** -out_bits))
-    offset = np.round(shifted * 2.0 ** (scale_bits + in_bits))
+    shifted = np.float32(b) + np.float32(0.5 * 2.0 ** -out_bits)
+    scale_bits = np.asarray(models.weight_bits(w, shifted, in_bits, in_max), np.float64)
+    whole = np.round(np.float64(w) * 2.0 ** scale_bits)
+    offset = np.round(np.float64(shifted) * 2.0 ** (scale_bits + in_bits))
     bound = np.abs(whole).sum(axis=tuple(range(whole.ndim - 1))) * in_max + np.abs(offset)
     if not (bound < models.SUM_LIMIT).all():
         raise NotExact(f"{name}: a partial sum can reach {bound.max():.0f}, the limit is {models.SUM_LIMIT:.0f}")
@@ -134,11 +137,15 @@ def export_exact(p, bits, path):
         return g.clip(x, low, high)
 
     top, unit = models.Q_MAX, 2.0 ** models.INPUT_BITS
-    x = g.node("Concat", "traits", "latent", axis=1)
-    x = g.clip(g.node("Floor", g.node("Mul", x, g.constant(unit))), -unit, unit)
-    x = layer("w1", x, p["w1"], p["b1"], models.INPUT_BITS, unit, bits["h1"], 0, top)
+    given = g.node("Concat", "traits", "latent", axis=1)
+    given = g.clip(g.node("Floor", g.node("Mul", given, g.constant(unit))), -unit, unit)
+    x = layer("w1", given, p["w1"], p["b1"], models.INPUT_BITS, unit, bits["h1"], 0, top)
     style = layer("w2", x, p["w2"], p["b2"], bits["h1"], top, bits["h2"], 0, top)
-    x = layer("ws", style, p["ws"], p["bs"], bits["h2"], top, bits["seed"], 0, top)
+    x = layer("ws", style, p["ws"], p["bs"], bits["h2"], top, bits["seed"], -8191, 8191)
+    # 64 * (one + other - 1): small whole numbers, exact without further proof.
+    both = g.clip(g.gemm(given, models.PAIRS, np.full(models.PAIRS.shape[1], -unit)), 0.0, unit)
+    direct = layer("wp", both, p["wp"], np.zeros(p["wp"].shape[1]), models.INPUT_BITS, unit, bits["seed"], -8191, 8191)
+    x = g.clip(g.node("Add", x, direct), 0, top)
     x = g.reshape(x, models.SEED_CHANNELS, models.SEED_SIZE, models.SEED_SIZE)
     x_bits = bits["seed"]
     for i, channels in enumerate((*models.STAGES, models.FINE)):

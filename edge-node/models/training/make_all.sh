@@ -14,6 +14,8 @@ fi
 "$PYTHON" train.py auditor-base
 "$PYTHON" train.py generator
 "$PYTHON" train.py settle
+"$PYTHON" train.py pairs
+"$PYTHON" train.py polish
 "$PYTHON" train.py exact
 "$PYTHON" train.py auditor
 "$PYTHON" export.py

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vocabulary import LATENT_LENGTH, WIDTH
+from vocabulary import CARDINALITIES, LATENT_LENGTH, NAMES, OFFSETS, WIDTH
 
 HIDDEN = 224
 SEED_SIZE, SEED_CHANNELS = 8, 24
@@ -28,15 +28,15 @@ def _straight_through(exact, value):
     return value + jax.lax.stop_gradient(exact - value)
 
 
-def weight_bits(w, q_max, headroom=0.92):
+def weight_bits(w, b, q_bits, q_max, headroom=0.92):
     """Per output channel: the power of two that uses the exact range for any input up to q_max."""
-    total = jnp.sum(jnp.abs(w), axis=tuple(range(w.ndim - 1))) + 1e-6
-    bits = jnp.floor(jnp.log2(SUM_LIMIT * headroom / (q_max * total)))
+    total = q_max * jnp.sum(jnp.abs(w), axis=tuple(range(w.ndim - 1))) + jnp.abs(b) * 2.0 ** q_bits + 1e-3
+    bits = jnp.floor(jnp.log2(SUM_LIMIT * headroom / total))
     return jnp.clip(bits, 0.0, 14.0)
 
 
-def round_weights(w, q_max):
-    scale = 2.0 ** jax.lax.stop_gradient(weight_bits(w, q_max))
+def round_weights(w, b, q_bits, q_max):
+    scale = 2.0 ** jax.lax.stop_gradient(weight_bits(w, b, q_bits, q_max))
     return _straight_through(jnp.round(w * scale) / scale, w), scale
 
 
@@ -47,6 +47,32 @@ def round_bias(b, scale):
 def floor_to(x, bits, low, high):
     step = 2.0 ** -bits
     return jnp.clip(_straight_through(jnp.floor(x / step) * step, x), low * step, high * step)
+
+
+# --- pairs of traits ------------------------------------------------------------------------
+
+PAIRED = ("ornament", "gem", "wear")   # each value but the first, together with each kind
+
+
+def pair_matrix():
+    """Columns that hold 1 for a kind and 1 for a paired value: their sum minus 1 is "both"."""
+    columns = []
+    for kind in range(CARDINALITIES[0]):
+        for name in PAIRED:
+            trait = NAMES.index(name)
+            for value in range(1, CARDINALITIES[trait]):
+                column = np.zeros(WIDTH + LATENT_LENGTH, np.float32)
+                column[kind] = column[OFFSETS[trait] + value] = 1.0
+                columns.append(column)
+    return np.stack(columns, 1)
+
+
+PAIRS = pair_matrix()
+
+
+def with_pairs(p):
+    """Adds the layer by which a pair (this kind, that gem) writes straight into the seed's map; zero at first."""
+    return p | {"wp": np.zeros((PAIRS.shape[1], SEED_SIZE ** 2 * SEED_CHANNELS), np.float32)}
 
 
 # --- shared pieces --------------------------------------------------------------------------
@@ -93,12 +119,15 @@ def generator_weights(seed):
 def generator(p, traits, latent, tap=None):
     """Pixels as floats around [0, 1], not clipped. `tap`, if given, collects activations by name."""
     keep = tap.__setitem__ if tap is not None else lambda name, value: None
-    x = jnp.concatenate([traits, latent], 1)
-    x = jax.nn.relu(x @ p["w1"] + p["b1"])
+    given = jnp.concatenate([traits, latent], 1)
+    x = jax.nn.relu(given @ p["w1"] + p["b1"])
     keep("h1", x)
     style = jax.nn.relu(x @ p["w2"] + p["b2"])
     keep("h2", style)
-    x = jax.nn.relu(style @ p["ws"] + p["bs"])
+    x = style @ p["ws"] + p["bs"]
+    if "wp" in p:
+        x = x + jax.nn.relu(given @ PAIRS - 1.0) @ p["wp"]
+    x = jax.nn.relu(x)
     keep("seed", x)
     x = x.reshape(-1, SEED_CHANNELS, SEED_SIZE, SEED_SIZE).transpose(0, 2, 3, 1)
     for i in range(len(STAGES) + 1):
@@ -112,6 +141,25 @@ def generator(p, traits, latent, tap=None):
         x = x * scale[:, None, None]
         keep(f"post{i}", x)
     return depth_to_space(conv(x, p["w_out"]) + p["b_out"])
+
+
+def revived(p, traits, latent, seed):
+    """Gives hidden units that no input wakes new incoming weights, and outgoing ones of zero.
+
+    Large steps early in training leave many such units behind; the pictures stay as they are.
+    """
+    source, tap = np.random.default_rng(seed), {}
+    generator(p, traits, latent, tap)
+    out = {k: np.array(v) for k, v in p.items()}
+    readers = ["ws"] + [k for k in p if k.startswith(("w_shift", "w_scale"))]
+    for name, weight, bias, outgoing in (("h1", "w1", "b1", ["w2"]), ("h2", "w2", "b2", readers)):
+        dead = np.asarray(tap[name]).max(0) <= 1e-6
+        out[weight][:, dead] = _layer(source, len(out[weight]), int(dead.sum()), gain=6.0 if name == "h1" else 2.0)
+        out[bias][dead] = 0.0
+        for reader in outgoing:
+            out[reader][dead] = 0.0
+        print(f"{name}: {int(dead.sum())} of {len(dead)} units revived")
+    return out
 
 
 def activation_bits(p, traits, latent):
@@ -131,17 +179,22 @@ def exact_generator(p, bits, traits, latent):
     Every intermediate is a whole number times a power of two, so float32 computes it without error.
     """
     def dense(x, x_bits, x_max, w, b, out_bits, low, high, apply=jnp.matmul):
-        w, scale = round_weights(w, x_max)
-        b = round_bias(b + 0.5 * 2.0 ** -out_bits, scale * 2.0 ** x_bits)
+        b = b + 0.5 * 2.0 ** -out_bits
+        w, scale = round_weights(w, b, x_bits, x_max)
+        b = round_bias(b, scale * 2.0 ** x_bits)
         return apply(x, w) + b, (out_bits, low, high)
 
-    x = jnp.concatenate([traits, floor_to(latent, INPUT_BITS, -64, 64)], 1)
-    x, form = dense(x, INPUT_BITS, 64, p["w1"], p["b1"], bits["h1"], 0, Q_MAX)
+    given = jnp.concatenate([traits, floor_to(latent, INPUT_BITS, -64, 64)], 1)
+    x, form = dense(given, INPUT_BITS, 64, p["w1"], p["b1"], bits["h1"], 0, Q_MAX)
     x = floor_to(x, *form)
     x, form = dense(x, bits["h1"], Q_MAX, p["w2"], p["b2"], bits["h2"], 0, Q_MAX)
     style = floor_to(x, *form)
-    x, form = dense(style, bits["h2"], Q_MAX, p["ws"], p["bs"], bits["seed"], 0, Q_MAX)
-    x = floor_to(x, *form).reshape(-1, SEED_CHANNELS, SEED_SIZE, SEED_SIZE).transpose(0, 2, 3, 1)
+    x, form = dense(style, bits["h2"], Q_MAX, p["ws"], p["bs"], bits["seed"], -8191, 8191)
+    x = floor_to(x, *form)
+    both = jnp.clip(given @ PAIRS - 1.0, 0.0, 1.0)
+    direct, form = dense(both, INPUT_BITS, 64, p["wp"], jnp.zeros(p["wp"].shape[1]), bits["seed"], -8191, 8191)
+    x = jnp.clip(x + floor_to(direct, *form), 0.0, Q_MAX * 2.0 ** -bits["seed"])
+    x = x.reshape(-1, SEED_CHANNELS, SEED_SIZE, SEED_SIZE).transpose(0, 2, 3, 1)
     x_bits = bits["seed"]
     for i in range(len(STAGES) + 1):
         pre, post = bits[f"pre{i}"], bits[f"post{i}"]
@@ -185,11 +238,12 @@ def auditor_weights(seed):
     return p
 
 
-def auditor(p, pixels, tap=None):
+def auditor(p, pixels, tap=None, features=None):
     """Trait logits, corruption logit and embedding of pixels given as floats in [0, 255].
 
     Weights with gains (`g_...`) are normalised by the batch at hand, as in training; weights from
-    `folded` need no batch. `tap`, if given, collects mean and variance of each layer.
+    `folded` need no batch. `tap`, if given, collects mean and variance of each layer,
+    and the list `features` the feature maps of the convolutions.
     """
     def normalised(x, name):
         if f"g_{name}" not in p:
@@ -204,6 +258,8 @@ def auditor(p, pixels, tap=None):
     pooled = []
     for i, (_, stride) in enumerate(AUDITOR_CONVS):
         x = normalised(conv(x, p[f"w_conv{i}"], stride), f"conv{i}")
+        if features is not None:
+            features.append(x)
         if i in POOLED:
             pooled.append(x.mean((1, 2)))
     x = jnp.concatenate([x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1), *pooled], 1)

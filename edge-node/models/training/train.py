@@ -1,6 +1,6 @@
 """Trains generator, exact generator and auditor; weights go to the cache folder as .npz files.
 
-    python train.py generator|settle|exact|auditor-base|auditor [--steps N]
+    python train.py generator|settle|pairs|polish|exact|auditor-base|auditor [--steps N]
 """
 
 import argparse
@@ -22,7 +22,7 @@ from vocabulary import CARDINALITIES, OFFSETS
 SEED = 20261121
 TRAIN_COUNT = int(os.environ.get("KARAT_TRAIN_COUNT", 24000))
 TRAIN_SEED, CHECK_COUNT, CHECK_SEED = 1, 2000, 2
-STEPS = {"generator": 6000, "settle": 8000, "exact": 300, "auditor-base": 5000, "auditor": 1500}
+STEPS = {"generator": 6000, "settle": 6000, "pairs": 4000, "polish": 5000, "exact": 300, "auditor-base": 5000, "auditor": 1500}
 BATCH = 16
 
 
@@ -110,10 +110,60 @@ def train_generator(steps):
 
 
 def train_settle(steps):
-    """Brings the step size down to nothing, which takes the last noise out of the pictures."""
+    """Half of the way down to small steps, which takes the coarse noise out of the pictures."""
     def loss(p, _, traits, latent, wanted):
         return picture_loss(models.generator(p, traits, latent), wanted)
-    save("generator", loop("settle", load("generator-level"), loss, picture_batches(SEED + 1), steps, 2e-3, fall=steps - 100))
+    save("generator-settled", loop("settle", load("generator-level"), loss, picture_batches(SEED + 1), steps, 2e-3, fall=7900))
+
+
+def reader_loss():
+    """What the auditor sees: feature maps near the wanted picture's, and every trait legible.
+
+    Small details (a gem's colour, an engraving) are few pixels but whole traits; this gives them weight.
+    """
+    base = load("auditor-base")
+    reader = models.folded(base, reader_sample())
+
+    def loss(made, wanted, traits):
+        features = []
+        both = jnp.concatenate([jnp.clip(made, 0.0, 1.0), wanted]) * 255.0
+        logits, _, _ = models.auditor(reader, both, features=features)
+        total, count = 0.0, len(made)
+        for layer in features[:3]:
+            total += jnp.abs(layer[:count] - layer[count:]).mean() / (jnp.abs(layer[count:]).mean() + 1e-3)
+        wrong = 0.0
+        for low, high in zip(OFFSETS, OFFSETS[1:]):
+            wrong += optax.softmax_cross_entropy(logits[:count, low:high], traits[:, low:high]).mean()
+        return 0.08 * total + 0.02 * wrong
+    return loss
+
+
+def reader_sample():
+    """Renderer pictures and damaged ones, for the statistics of the normalisation."""
+    pixels = np.asarray(dataset(CHECK_COUNT, CHECK_SEED)[2][:400])
+    return np.concatenate([pixels, damage(pixels, SEEN, SEED + 11)[0]]).astype(np.float32)
+
+
+def polish_loss():
+    seen = reader_loss()
+
+    def loss(p, _, traits, latent, wanted):
+        made = models.generator(p, traits, latent)
+        return picture_loss(made, wanted) + seen(made, wanted, traits)
+    return loss
+
+
+def train_pairs(steps):
+    """Further down, with the pairs' layer and the auditor's eyes."""
+    weights = models.with_pairs(load("generator-settled"))
+    save("generator-pairs", loop("pairs", weights, polish_loss(), picture_batches(SEED + 12), steps, 1.5e-3, fall=5700))
+
+
+def train_polish(steps):
+    """The last part, with idle units put to use."""
+    indices, latent, _ = dataset(TRAIN_COUNT, TRAIN_SEED)
+    weights = models.revived(load("generator-pairs"), one_hot(indices[:3000]), latent[:3000], SEED + 13)
+    save("generator", loop("polish", weights, polish_loss(), picture_batches(SEED + 14), steps, 1.5e-3, fall=steps - 300))
 
 
 def train_exact(steps):
@@ -121,9 +171,11 @@ def train_exact(steps):
     indices, latent, _ = dataset(CHECK_COUNT, CHECK_SEED)
     bits = models.activation_bits(weights, one_hot(indices[:512]), latent[:512])
 
+    seen = reader_loss()
+
     def loss(p, _, traits, latent, wanted):
         made = models.exact_generator(p, bits, traits, latent) / 255.0
-        return picture_loss(made, wanted)
+        return picture_loss(made, wanted) + seen(made, wanted, traits)
     if steps:
         weights = loop("exact", weights, loss, picture_batches(SEED + 1), steps, 2e-4)
     save("exact", weights | {f"bits_{k}": np.int32(v) for k, v in bits.items()})
@@ -232,7 +284,7 @@ def main():
     ask.add_argument("--steps", type=int)
     said = ask.parse_args()
     steps = STEPS[said.model] if said.steps is None else said.steps
-    {"generator": train_generator, "settle": train_settle, "exact": train_exact,
+    {"generator": train_generator, "settle": train_settle, "pairs": train_pairs, "polish": train_polish, "exact": train_exact,
      "auditor-base": train_auditor_base, "auditor": train_auditor}[said.model](steps)
 
 
