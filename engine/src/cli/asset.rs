@@ -107,9 +107,42 @@ async fn show(common: &Common, backend: &mut Backend, number: u64) -> Result<(),
     if common.json {
         print_json(&shown);
     } else {
-        print!("{}", describe::lines(&shown, 0));
+        print_asset(&shown);
     }
     Ok(())
+}
+
+/// For people: what it is, then one line for each verdict and each event.
+fn print_asset(shown: &serde_json::Value) {
+    let mut head = shown.clone();
+    if let Some(fields) = head.as_object_mut() {
+        fields.remove("history");
+        fields.remove("verdicts");
+    }
+    print!("{}", describe::lines(&head, 0));
+    let rows = |name: &str| shown[name].as_array().cloned().unwrap_or_default();
+    println!("verdicts:");
+    for verdict in rows("verdicts") {
+        println!(
+            "  version {}: {}, corruption {} ppm",
+            verdict["version"],
+            describe::inline(&verdict["decision"]),
+            verdict["corruption_ppm"]
+        );
+        for finding in verdict["findings"].as_array().cloned().unwrap_or_default() {
+            println!(
+                "    {} {} ({}): {}",
+                describe::inline(&finding["agent"]),
+                finding["code"],
+                describe::inline(&finding["name"]),
+                describe::inline(&finding["meaning"])
+            );
+        }
+    }
+    println!("history:");
+    for event in rows("history") {
+        println!("  {:>8}  {}", event["sequence"], describe::event_line(&event));
+    }
 }
 
 async fn history(backend: &mut Backend, asset: u64) -> Result<Vec<v1::Event>, CliError> {

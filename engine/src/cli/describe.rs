@@ -175,6 +175,18 @@ pub fn event(event: &v1::Event) -> Value {
     })
 }
 
+/// An event's JSON as a short line: its kind, and the fields that a person looks for.
+pub fn event_line(event: &Value) -> String {
+    let fields = &event["fields"];
+    let told = ["version", "owner", "from", "to", "cause", "decision", "state", "leaf", "account", "accepted", "reason"];
+    let parts: Vec<String> = told
+        .iter()
+        .filter(|name| fields.get(**name).is_some_and(|value| !value.is_null() && *value != "0x"))
+        .map(|name| format!("{name} {}", inline(&fields[*name])))
+        .collect();
+    format!("{}  {}", inline(&event["kind"]), parts.join(", "))
+}
+
 /// A JSON object as `name: value` lines, nested ones indented.
 pub fn lines(value: &Value, indent: usize) -> String {
     let mut text = String::new();

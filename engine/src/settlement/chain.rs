@@ -59,9 +59,11 @@ impl Chain {
     pub async fn open(folder: &DataFolder, config: &SettlementConfig) -> Result<Chain, ChainSetupError> {
         let secret = load_or_make_key(&folder.submitter())?;
         let signer = Signer::from_bytes(&secret)?;
+        // The contract's address follows from the deployer's first transaction, so its account does nothing else.
+        let deployer = Signer::from_bytes(&blake3::derive_key("karat settlement deployer", &secret))?;
         let chain_config = EmbeddedChainConfig {
             chain_id: config.chain_id,
-            funded: vec![(signer.address(), FUNDED_WEI)],
+            funded: vec![(signer.address(), FUNDED_WEI), (deployer.address(), FUNDED_WEI)],
             ..EmbeddedChainConfig::default()
         };
         let embedded = Arc::new(EmbeddedChain::open(&folder.chain(), chain_config)?);
@@ -70,13 +72,13 @@ impl Chain {
             name: "Karat".into(),
             symbol: "KRT".into(),
             base_uri: "karat:asset/".into(),
-            admin: signer.address(),
+            admin: deployer.address(),
             settler: signer.address(),
-            royalty_receiver: signer.address(),
+            royalty_receiver: deployer.address(),
             royalty_basis_points: 0,
         };
         let client =
-            ChainClient::deploy_once(transport, &signer, &deployment, DEPLOY_WAIT_MS).await?;
+            ChainClient::deploy_once(transport, &deployer, &deployment, DEPLOY_WAIT_MS).await?;
         Ok(Chain { client, embedded, signer })
     }
 }
