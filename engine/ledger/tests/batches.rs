@@ -3,10 +3,10 @@
 mod common;
 
 use common::*;
-use karat_ledger::{BatchStage, KEPT_BATCHES_MAX, SettlementState};
-use karat_proto::Code;
+use karat_ledger::{BatchStage, KEPT_BATCHES_MAX, OPEN_BATCHES_MAX, SettlementState};
 use karat_proto::command::*;
 use karat_proto::event::EventKind;
+use karat_proto::{Code, limits};
 
 /// A realm whose pending assets settle, so that each mint is a change.
 fn realm(policy: Policy) -> World {
@@ -172,9 +172,8 @@ fn only_the_last_final_batches_stay_in_memory() {
         batch_changes_max: 1,
         ..policy()
     });
-    // Invariants after each of these would take minutes together; the settler's commands check them often enough.
     for _ in 0..KEPT_BATCHES_MAX + 5 {
-        world.mint(1, BOB);
+        world.send_unchecked(CREATOR, mint(1, BOB, &[0, 0]));
         if world.ledger.open_batches().count() == 200 {
             world.settle();
         }
@@ -186,4 +185,49 @@ fn only_the_last_final_batches_stay_in_memory() {
     assert_eq!(world.ledger.last_batch(), KEPT_BATCHES_MAX + 5);
     let first = world.ledger.asset(1).unwrap();
     assert_eq!(world.ledger.settlement_of(&first), SettlementState::Settled);
+}
+
+#[test]
+fn when_too_many_batches_are_open_players_wait_for_settlement() {
+    let mut world = realm(Policy {
+        batch_changes_max: 1,
+        ..policy()
+    });
+    for _ in 0..OPEN_BATCHES_MAX {
+        let code = world.send_unchecked(CREATOR, mint(1, BOB, &[0, 0]));
+        assert_eq!(code, Code::Accepted);
+    }
+    let refused = world.send_unchecked(CREATOR, mint(1, BOB, &[0, 0]));
+    assert_eq!(refused, Code::RetryMemoryFull);
+    for kind in [
+        sealed(1, 1),
+        committed(1),
+        CommandKind::BatchFinal { number: 1 },
+    ] {
+        assert_eq!(world.send_unchecked(SETTLER, kind), Code::Accepted);
+    }
+    let accepted = world.send_unchecked(CREATOR, mint(1, BOB, &[0, 0]));
+    assert_eq!(accepted, Code::Accepted);
+    assert_eq!(karat_ledger::invariants::check_all(&world.ledger), Ok(()));
+}
+
+#[test]
+fn no_exchange_can_take_a_batch_past_the_hard_limit() {
+    let mut world = realm(Policy {
+        batch_changes_max: limits::BATCH_CHANGES_MAX,
+        ..policy()
+    });
+    let legs = limits::EXCHANGE_LEGS_MAX as u32;
+    for number in 1..limits::BATCH_CHANGES_MAX - legs + 1 {
+        world.send_unchecked(CREATOR, mint(1, BOB, &[0, 0]));
+        assert_eq!(cut(&world), None, "{number}");
+    }
+    let mut by_exchange = world.clone();
+    world.mint(1, BOB);
+    let most = limits::BATCH_CHANGES_MAX - legs + 1;
+    assert_eq!(cut(&world).map(|cut| cut.3), Some(most));
+    // The largest exchange of assets that this batch does not hold yet would fill it to the limit and not past it.
+    assert!(most - 1 + legs <= limits::BATCH_CHANGES_MAX);
+    by_exchange.accept(BOB, transfer(1, 1, CAROL));
+    assert_eq!(cut(&by_exchange), None, "it held this asset already");
 }

@@ -1,5 +1,7 @@
 //! Canonical bytes: whatever is written is read back, and whatever is damaged is refused without a panic.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::spec;

@@ -1,6 +1,8 @@
 //! The ledger against a naive reference that was written from its rules: plain maps, a copy of everything for each command,
 //! nothing clever. Outcomes, assets, balances and positions must be the same after every command.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 mod reference;
 

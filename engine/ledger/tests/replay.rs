@@ -1,5 +1,7 @@
 //! The same commands give the same state: from any snapshot, in any blocks, in every build.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::generate::{self, Recipe};
