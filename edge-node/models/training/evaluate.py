@@ -47,14 +47,14 @@ def read_back(logits):
 
 
 def cost_us(model, feed):
-    """Median microseconds an image at batch 8 on one thread."""
+    """Median microseconds of processor time an image at batch 8; one thread, so other work hardly counts."""
     for _ in range(10):
         model.run(None, feed)
     taken = []
     for _ in range(150):
-        begun = time.perf_counter()
+        begun = time.process_time()
         model.run(None, feed)
-        taken.append(time.perf_counter() - begun)
+        taken.append(time.process_time() - begun)
     return int(round(float(np.median(taken)) * 1e6 / BATCH))
 
 
@@ -88,9 +88,10 @@ def calibration(probability, truth):
 def thresholds(auditor, full, exact):
     """Corruption limits from the check set: at most 1 % of sound pictures reach the lower one."""
     indices, latent, rendered = dataset(CHECK_COUNT, CHECK_SEED)
-    sound = np.concatenate([np.asarray(rendered), generate(full, indices, latent), generate(exact, indices, latent)])
-    values = ask(auditor, sound)[1][:, 0]
-    accept = max(float(np.quantile(values, 0.993)), 0.02)
+    sources = (np.asarray(rendered), generate(full, indices, latent), generate(exact, indices, latent))
+    values = np.stack([ask(auditor, sound)[1][:, 0] for sound in sources])
+    # The margin (0.6 % instead of 1 %) is for chance: each source has 2,000 pictures here.
+    accept = max(float(np.quantile(values, 0.994, axis=1).max()), 0.02)
     reject = max(float(np.quantile(values, 0.999)), 0.9, accept)
     return int(np.ceil(accept * 1e6)), int(np.ceil(reject * 1e6))
 
@@ -119,10 +120,15 @@ def golden(full, exact, auditor):
 
 
 def save_png(picture, path, limit):
-    """A PNG below `limit` bytes; falls back to a palette of 256 colours."""
-    picture.save(path, optimize=True)
-    if path.stat().st_size > limit:
-        picture.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
+    """A PNG below `limit` bytes: as few of the lowest bits are dropped as that takes."""
+    pixels = np.asarray(picture).astype(np.int32)
+    for bits in range(5):
+        step = 1 << bits
+        coarse = np.clip((pixels + step // 2) // step * step, 0, 255).astype(np.uint8)
+        Image.fromarray(coarse).save(path, optimize=True)
+        if path.stat().st_size <= limit:
+            return
+    raise ValueError(f"{path.name} does not fit {limit} bytes")
 
 
 def sheets(full, exact):

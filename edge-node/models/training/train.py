@@ -22,7 +22,7 @@ from vocabulary import CARDINALITIES, OFFSETS
 SEED = 20261121
 TRAIN_COUNT = int(os.environ.get("KARAT_TRAIN_COUNT", 24000))
 TRAIN_SEED, CHECK_COUNT, CHECK_SEED = 1, 2000, 2
-STEPS = {"generator": 6000, "settle": 6000, "pairs": 4000, "polish": 5000, "exact": 300, "auditor-base": 5000, "auditor": 1500}
+STEPS = {"generator": 6000, "settle": 6000, "pairs": 4000, "polish": 5000, "exact": 300, "auditor-base": 5000, "auditor": 2500}
 BATCH = 16
 
 
