@@ -21,7 +21,12 @@ impl BatchBook {
     pub fn new(ledger: &Ledger) -> BatchBook {
         let mut book = BatchBook::default();
         for batch in ledger.kept_batches() {
-            let mut row = cut(batch.number, batch.first_sequence, batch.last_sequence, batch.changes);
+            let mut row = cut(
+                batch.number,
+                batch.first_sequence,
+                batch.last_sequence,
+                batch.changes,
+            );
             if let Some(seal) = &batch.seal {
                 set_sealed(&mut row, &seal.root, &seal.payload);
             }
@@ -45,17 +50,33 @@ impl BatchBook {
     /// Takes a batch's event; others are none of its business.
     pub fn apply(&mut self, kind: &EventKind) {
         match kind {
-            EventKind::BatchCut { number, first_sequence, last_sequence, changes } => {
+            EventKind::BatchCut {
+                number,
+                first_sequence,
+                last_sequence,
+                changes,
+            } => {
                 let row = cut(*number, *first_sequence, *last_sequence, *changes);
                 self.batches.insert(*number, row);
                 while self.batches.len() > KEPT_MAX {
                     self.batches.pop_first();
                 }
             }
-            EventKind::BatchSealed { number, root, payload, .. } => {
+            EventKind::BatchSealed {
+                number,
+                root,
+                payload,
+                ..
+            } => {
                 self.change(*number, |row| set_sealed(row, root, payload));
             }
-            EventKind::BatchCommitted { number, transaction, chain_block, gas_used, fee_wei } => {
+            EventKind::BatchCommitted {
+                number,
+                transaction,
+                chain_block,
+                gas_used,
+                fee_wei,
+            } => {
                 self.change(*number, |row| {
                     set_committed(row, transaction, *chain_block, *gas_used, *fee_wei);
                 });
@@ -96,7 +117,12 @@ impl BatchBook {
     /// Batches below `before` (0 for all), newest first.
     pub fn newest(&self, before: u64, limit: usize) -> Vec<v1::Batch> {
         let end = if before == 0 { u64::MAX } else { before };
-        self.batches.range(..end).rev().take(limit).map(|(_, row)| row.clone()).collect()
+        self.batches
+            .range(..end)
+            .rev()
+            .take(limit)
+            .map(|(_, row)| row.clone())
+            .collect()
     }
 
     /// Lowest number kept.

@@ -222,7 +222,10 @@ impl Default for RealmConfig {
 
 impl Default for DataConfig {
     fn default() -> DataConfig {
-        DataConfig { dir: "karat-data".into(), models_dir: "edge-node/models".into() }
+        DataConfig {
+            dir: "karat-data".into(),
+            models_dir: "edge-node/models".into(),
+        }
     }
 }
 
@@ -283,7 +286,10 @@ impl Default for PolicyConfig {
 
 impl Default for SnapshotConfig {
     fn default() -> SnapshotConfig {
-        SnapshotConfig { every_commands: 500_000, keep: 2 }
+        SnapshotConfig {
+            every_commands: 500_000,
+            keep: 2,
+        }
     }
 }
 
@@ -293,8 +299,10 @@ impl Config {
     /// # Errors
     /// Names the file, and the key or line that is wrong.
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+            path: path.to_owned(),
+            source,
+        })?;
         let config: Config = toml::from_str(&text).map_err(|error| ConfigError::Malformed {
             path: path.to_owned(),
             message: error.to_string(),
@@ -309,7 +317,11 @@ impl Config {
     /// The first value that is out of its range.
     pub fn check(&self) -> Result<(), ConfigError> {
         let out_of_range = |key, found: String, expected| {
-            Err(ConfigError::OutOfRange { key, found, expected })
+            Err(ConfigError::OutOfRange {
+                key,
+                found,
+                expected,
+            })
         };
         if self.realm.name.is_empty() || self.realm.name.len() > 64 {
             return out_of_range("realm.name", self.realm.name.clone(), "1 to 64 bytes");
@@ -336,24 +348,84 @@ impl Config {
             return out_of_range("settlement.chain", found, "this build has: embedded");
         }
         let numbers = [
-            ("gateway.streams_max", self.gateway.streams_max as u64, 1, 1 << 20),
-            ("gateway.in_flight_a_stream_max", self.gateway.in_flight_a_stream_max as u64, 1024, 1 << 20),
-            ("gateway.waiting_outcomes_max", self.gateway.waiting_outcomes_max as u64, 1, 1 << 24),
-            ("gateway.edge_credits_max", self.gateway.edge_credits_max.into(), 1, 65_536),
-            ("log.segment_bytes", self.log.segment_bytes, 1 << 20, 1 << 32),
-            ("log.queue_commands_max", self.log.queue_commands_max as u64, 1024, 1 << 24),
-            ("log.queue_bytes_max", self.log.queue_bytes_max as u64, 1 << 20, 1 << 34),
+            (
+                "gateway.streams_max",
+                self.gateway.streams_max as u64,
+                1,
+                1 << 20,
+            ),
+            (
+                "gateway.in_flight_a_stream_max",
+                self.gateway.in_flight_a_stream_max as u64,
+                1024,
+                1 << 20,
+            ),
+            (
+                "gateway.waiting_outcomes_max",
+                self.gateway.waiting_outcomes_max as u64,
+                1,
+                1 << 24,
+            ),
+            (
+                "gateway.edge_credits_max",
+                self.gateway.edge_credits_max.into(),
+                1,
+                65_536,
+            ),
+            (
+                "log.segment_bytes",
+                self.log.segment_bytes,
+                1 << 20,
+                1 << 32,
+            ),
+            (
+                "log.queue_commands_max",
+                self.log.queue_commands_max as u64,
+                1024,
+                1 << 24,
+            ),
+            (
+                "log.queue_bytes_max",
+                self.log.queue_bytes_max as u64,
+                1 << 20,
+                1 << 34,
+            ),
             ("agents.permits", self.agents.permits as u64, 1, 65_536),
             ("agents.workers", self.agents.workers as u64, 1, 256),
             ("agents.batch_max", self.agents.batch_max as u64, 1, 64),
             ("agents.stall_ms", self.agents.stall_ms, 100, 3_600_000),
-            ("agents.review_lease_seconds", self.agents.review_lease_seconds, 1, 86_400),
-            ("settlement.confirmations", self.settlement.confirmations, 0, 10_000),
+            (
+                "agents.review_lease_seconds",
+                self.agents.review_lease_seconds,
+                1,
+                86_400,
+            ),
+            (
+                "settlement.confirmations",
+                self.settlement.confirmations,
+                0,
+                10_000,
+            ),
             ("settlement.block_ms", self.settlement.block_ms, 1, 60_000),
-            ("snapshot.every_commands", self.snapshot.every_commands, 1000, u64::MAX),
+            (
+                "snapshot.every_commands",
+                self.snapshot.every_commands,
+                1000,
+                u64::MAX,
+            ),
             ("snapshot.keep", self.snapshot.keep as u64, 1, 1000),
-            ("policy.batch_changes_max", self.policy.batch_changes_max.into(), 1, 65_536),
-            ("policy.reexecution_sample_ppm", self.policy.reexecution_sample_ppm.into(), 0, 1_000_000),
+            (
+                "policy.batch_changes_max",
+                self.policy.batch_changes_max.into(),
+                1,
+                65_536,
+            ),
+            (
+                "policy.reexecution_sample_ppm",
+                self.policy.reexecution_sample_ppm.into(),
+                0,
+                1_000_000,
+            ),
         ];
         for (key, found, least, most) in numbers {
             if found < least || found > most {

@@ -12,8 +12,9 @@ use karat_proto::convert::{self, Refused};
 use karat_proto::event::Outcome;
 use karat_proto::{Code, Command, CommandId, v1};
 use karat_sequencer::{
-    Ack, Answer, Journal, JournalConfig, JournalError, Log, Prepared, Recovery, ReplayError, Reply, Sequencer,
-    SequencerConfig, SequencerError, SequencerHandle, Submission, SubmitError, SystemClock,
+    Ack, Answer, Journal, JournalConfig, JournalError, Log, Prepared, Recovery, ReplayError, Reply,
+    Sequencer, SequencerConfig, SequencerError, SequencerHandle, Submission, SubmitError,
+    SystemClock,
 };
 use thiserror::Error;
 
@@ -125,7 +126,9 @@ impl Core {
         let journal_config = JournalConfig {
             segment_bytes: config.log.segment_bytes,
             // A durable command must have durable bytes: content is flushed before the block that names it.
-            pre_flush: Some(Arc::new(move || flushed_first.flush().map_err(std::io::Error::other))),
+            pre_flush: Some(Arc::new(move || {
+                flushed_first.flush().map_err(std::io::Error::other)
+            })),
             ..JournalConfig::default()
         };
         let (journal, log) = Journal::open(&folder.journal(), journal_config)?;
@@ -133,7 +136,10 @@ impl Core {
             && *found != config.realm.name
         {
             let expected = config.realm.name.clone();
-            return Err(CoreError::OtherRealm { expected, found: found.clone() });
+            return Err(CoreError::OtherRealm {
+                expected,
+                found: found.clone(),
+            });
         }
         let started = Instant::now();
         let mut notes = Vec::new();
@@ -149,13 +155,21 @@ impl Core {
         // A snapshot beyond the events would leave a hole in their stream.
         let usable = log.last_sequence.min(events.last_sequence());
         let (snapshot, passed_over) = snapshots::newest(&folder.snapshots(), usable)?;
-        notes.extend(passed_over.iter().map(|error| format!("passed over: {error}")));
+        notes.extend(
+            passed_over
+                .iter()
+                .map(|error| format!("passed over: {error}")),
+        );
         let ledger = snapshot.unwrap_or_default();
         let snapshot_sequence = ledger.applied_seq();
         let view = Arc::new(View::new(&ledger));
-        let (hub, sender, hub_thread) =
-            EventHub::start(&folder.events(), events, log.last_sequence, &HubConfig::default())
-                .map_err(CoreError::Thread)?;
+        let (hub, sender, hub_thread) = EventHub::start(
+            &folder.events(),
+            events,
+            log.last_sequence,
+            &HubConfig::default(),
+        )
+        .map_err(CoreError::Thread)?;
         let mut machine = LedgerMachine::publishing(ledger, view.clone(), sender);
         let blocks = journal.reader().read(snapshot_sequence + 1)?;
         let replayed = karat_sequencer::replay(blocks, snapshot_sequence + 1, &mut machine)?;
@@ -169,7 +183,9 @@ impl Core {
         };
         let progress = journal.progress();
         let told = hub.clone();
-        progress.subscribe(Arc::new(move |progress| told.set_durable(progress.positions().durable_seq)));
+        progress.subscribe(Arc::new(move |progress| {
+            told.set_durable(progress.positions().durable_seq)
+        }));
         let sequencer_config = SequencerConfig {
             epoch: log.epoch.max(1),
             queue_commands_max: config.log.queue_commands_max,
@@ -177,7 +193,8 @@ impl Core {
             ..SequencerConfig::new(config.realm.name.clone())
         };
         let clock = Box::new(SystemClock);
-        let sequencer = Sequencer::start(sequencer_config, Box::new(journal), &log, machine, clock)?;
+        let sequencer =
+            Sequencer::start(sequencer_config, Box::new(journal), &log, machine, clock)?;
         let core = Arc::new(Core {
             folder,
             config: config.clone(),
@@ -200,7 +217,11 @@ impl Core {
         ack: Ack,
         reply: Reply<Outcome>,
     ) -> Result<(), (SubmitError, Submission<LedgerMachine>)> {
-        self.sequencer.submit(Submission { commands, ack, reply })
+        self.sequencer.submit(Submission {
+            commands,
+            ack,
+            reply,
+        })
     }
 
     /// Enters one command of the engine's own and waits for its outcome at `ack`.
@@ -274,7 +295,10 @@ impl CoreThreads {
         let machine = core.sequencer.clone().stop()?;
         let ledger = machine.into_ledger();
         if snapshot {
-            let mark = DigestMark { sequence: ledger.applied_seq(), digest: ledger.digest() };
+            let mark = DigestMark {
+                sequence: ledger.applied_seq(),
+                digest: ledger.digest(),
+            };
             DigestRecorder::open(&core.folder.digests())
                 .and_then(|mut recorder| recorder.record(mark))
                 .map_err(CoreError::Digests)?;

@@ -53,12 +53,17 @@ impl DataFolder {
     /// # Errors
     /// When it is somebody else's, of a newer format, or the system refuses.
     pub fn open_or_create(root: &Path) -> Result<DataFolder, DataFolderError> {
-        let io = |source| DataFolderError::Io { path: root.to_owned(), source };
+        let io = |source| DataFolderError::Io {
+            path: root.to_owned(),
+            source,
+        };
         fs::create_dir_all(root).map_err(io)?;
         let format = root.join("FORMAT");
         if !format.exists() {
             if fs::read_dir(root).map_err(io)?.next().is_some() {
-                return Err(DataFolderError::Foreign { path: root.to_owned() });
+                return Err(DataFolderError::Foreign {
+                    path: root.to_owned(),
+                });
             }
             fs::write(&format, format!("{DATA_FORMAT}\n")).map_err(io)?;
         }
@@ -71,20 +76,31 @@ impl DataFolder {
     /// As [`DataFolder::open_or_create`], and when it does not exist.
     pub fn open(root: &Path) -> Result<DataFolder, DataFolderError> {
         if !root.is_dir() {
-            return Err(DataFolderError::Absent { path: root.to_owned() });
+            return Err(DataFolderError::Absent {
+                path: root.to_owned(),
+            });
         }
         let path = root.join("FORMAT");
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Err(DataFolderError::Foreign { path: root.to_owned() });
+                return Err(DataFolderError::Foreign {
+                    path: root.to_owned(),
+                });
             }
             Err(source) => return Err(DataFolderError::Io { path, source }),
         };
         match text.trim().parse::<u32>() {
-            Ok(found) if found <= DATA_FORMAT => Ok(DataFolder { root: root.to_owned() }),
-            Ok(found) => Err(DataFolderError::Newer { path: root.to_owned(), found }),
-            Err(_) => Err(DataFolderError::Foreign { path: root.to_owned() }),
+            Ok(found) if found <= DATA_FORMAT => Ok(DataFolder {
+                root: root.to_owned(),
+            }),
+            Ok(found) => Err(DataFolderError::Newer {
+                path: root.to_owned(),
+                found,
+            }),
+            Err(_) => Err(DataFolderError::Foreign {
+                path: root.to_owned(),
+            }),
         }
     }
 

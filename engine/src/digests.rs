@@ -20,7 +20,10 @@ impl DigestRecorder {
     /// When the system refuses.
     pub fn open(path: &Path) -> std::io::Result<DigestRecorder> {
         let file = OpenOptions::new().append(true).create(true).open(path)?;
-        Ok(DigestRecorder { file, last: DigestMark::default() })
+        Ok(DigestRecorder {
+            file,
+            last: DigestMark::default(),
+        })
     }
 
     /// Records a digest, unless it is the last one again.
@@ -33,7 +36,8 @@ impl DigestRecorder {
         }
         self.last = mark;
         // One write, so that a killed process leaves at most one torn line, which readers pass over.
-        self.file.write_all(format!("{} {}\n", mark.sequence, hex::encode(mark.digest)).as_bytes())
+        self.file
+            .write_all(format!("{} {}\n", mark.sequence, hex::encode(mark.digest)).as_bytes())
     }
 }
 
@@ -53,7 +57,10 @@ pub fn read(path: &PathBuf) -> std::io::Result<Vec<DigestMark>> {
             let (sequence, digits) = line.split_once(' ')?;
             let mut digest = [0; 32];
             hex::decode_to_slice(digits, &mut digest).ok()?;
-            Some(DigestMark { sequence: sequence.parse().ok()?, digest })
+            Some(DigestMark {
+                sequence: sequence.parse().ok()?,
+                digest,
+            })
         })
         .collect();
     // Stable: of two records of one sequence the later one stays, as after a loss of power that took commands back.

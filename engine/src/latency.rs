@@ -7,8 +7,12 @@ use karat_proto::v1::{AckLatency, AckLevel};
 use parking_lot::Mutex;
 
 /// Ack levels in order.
-pub const LEVELS: [AckLevel; 4] =
-    [AckLevel::Sequenced, AckLevel::Durable, AckLevel::Verified, AckLevel::Settled];
+pub const LEVELS: [AckLevel; 4] = [
+    AckLevel::Sequenced,
+    AckLevel::Durable,
+    AckLevel::Verified,
+    AckLevel::Settled,
+];
 
 /// One histogram a level, microseconds, three significant digits, up to one hour.
 #[derive(Debug)]
@@ -18,7 +22,9 @@ pub struct Latencies {
 
 impl Default for Latencies {
     fn default() -> Latencies {
-        Latencies { histograms: std::array::from_fn(|_| Mutex::new(histogram())) }
+        Latencies {
+            histograms: std::array::from_fn(|_| Mutex::new(histogram())),
+        }
     }
 }
 
@@ -33,7 +39,9 @@ impl Latencies {
     pub fn record(&self, level: AckLevel, latency: Duration, count: u64) {
         if let Some(at) = LEVELS.iter().position(|one| *one == level) {
             let us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
-            self.histograms[at].lock().saturating_record_n(us.max(1), count);
+            self.histograms[at]
+                .lock()
+                .saturating_record_n(us.max(1), count);
         }
     }
 

@@ -15,6 +15,7 @@
 //! `service.rs` puts the parts together, `cli/` is the operator's binary, `dev/` the self-contained demonstration.
 
 pub mod accounts;
+pub mod background;
 pub mod batches;
 pub mod cli;
 pub mod config;

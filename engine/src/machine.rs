@@ -54,14 +54,23 @@ impl LedgerMachine {
     /// A bare machine that compares its digests with recorded ones, which must be in the order of their sequences.
     pub fn checking(ledger: Ledger, recorded: Vec<DigestMark>) -> LedgerMachine {
         let applied_seq = ledger.applied_seq();
-        let expected =
-            recorded.into_iter().filter(|mark| mark.sequence > applied_seq).collect();
-        LedgerMachine { expected, ..LedgerMachine::bare(ledger) }
+        let expected = recorded
+            .into_iter()
+            .filter(|mark| mark.sequence > applied_seq)
+            .collect();
+        LedgerMachine {
+            expected,
+            ..LedgerMachine::bare(ledger)
+        }
     }
 
     /// A machine that publishes to readers and to the stream of events.
     pub fn publishing(ledger: Ledger, view: Arc<View>, events: EventSender) -> LedgerMachine {
-        LedgerMachine { view: Some(view), events: Some(events), ..LedgerMachine::bare(ledger) }
+        LedgerMachine {
+            view: Some(view),
+            events: Some(events),
+            ..LedgerMachine::bare(ledger)
+        }
     }
 
     /// The ledger.
@@ -81,18 +90,30 @@ impl LedgerMachine {
 
     fn check_digest(&mut self) {
         let applied_seq = self.ledger.applied_seq();
-        while self.expected.front().is_some_and(|mark| mark.sequence < applied_seq) {
+        while self
+            .expected
+            .front()
+            .is_some_and(|mark| mark.sequence < applied_seq)
+        {
             // Recorded inside a block, or of a block that a loss of power took back: it says nothing.
             self.expected.pop_front();
             self.checked.passed_over += 1;
         }
-        if let Some(recorded) = self.expected.pop_front_if(|mark| mark.sequence == applied_seq) {
+        if let Some(recorded) = self
+            .expected
+            .pop_front_if(|mark| mark.sequence == applied_seq)
+        {
             let digest = self.ledger.digest();
             if digest == recorded.digest {
                 self.checked.equal += 1;
             } else if self.checked.first_difference.is_none() {
-                self.checked.first_difference =
-                    Some((recorded, DigestMark { sequence: applied_seq, digest }));
+                self.checked.first_difference = Some((
+                    recorded,
+                    DigestMark {
+                        sequence: applied_seq,
+                        digest,
+                    },
+                ));
             }
         }
     }
@@ -116,11 +137,19 @@ impl Machine for LedgerMachine {
         let time_ms = context.header.time_ms;
         let mut last_sequence = first_sequence;
         let publishes = self.events.is_some();
-        for (sequence, command) in (first_sequence..).zip(commands.drain(..)) {
+        for (index, sequence) in (first_sequence..).take(commands.len()).enumerate() {
             last_sequence = sequence;
-            let applied = ApplyContext { sequence, time_ms, block_hash: context.hash };
+            let applied = ApplyContext {
+                sequence,
+                time_ms,
+                block_hash: context.hash,
+            };
             let before = self.buffer.len();
-            let outcome = self.ledger.apply(&applied, &command, &mut self.buffer);
+            // Fetches what the commands behind this one will touch while this one is applied.
+            self.ledger.look_ahead(commands, index);
+            let outcome = self
+                .ledger
+                .apply(&applied, &commands[index], &mut self.buffer);
             if let Some(view) = &self.view {
                 view.publish(&self.ledger, &outcome, &self.buffer[before..]);
             }
@@ -129,6 +158,7 @@ impl Machine for LedgerMachine {
             }
             outcomes.push(outcome);
         }
+        commands.clear();
         let mark = time_ms / MARK_MS != self.last_mark_ms / MARK_MS;
         if mark {
             self.last_mark_ms = time_ms;

@@ -30,7 +30,10 @@ pub enum OrphansError {
 ///
 /// # Errors
 /// When content or events cannot be read. Nothing that a command names is ever dropped.
-pub fn collect(core: &Arc<Core>, dry_run: bool) -> Result<v1::CollectContentResponse, OrphansError> {
+pub fn collect(
+    core: &Arc<Core>,
+    dry_run: bool,
+) -> Result<v1::CollectContentResponse, OrphansError> {
     let content = &core.content;
     let mut orphans: HashSet<Digest> = content.digests()?.into_iter().collect();
     // Commands whose bytes were listed may still be at the door or in the queue.
@@ -50,7 +53,11 @@ pub fn collect(core: &Arc<Core>, dry_run: bool) -> Result<v1::CollectContentResp
     if !dry_run && found > 0 {
         content.collect(&|digest| !orphans.contains(digest))?;
     }
-    Ok(v1::CollectContentResponse { orphans: found, bytes, collected: !dry_run })
+    Ok(v1::CollectContentResponse {
+        orphans: found,
+        bytes,
+        collected: !dry_run,
+    })
 }
 
 /// Calls `named` with every digest that an event names: content of every version of every asset, and batch payloads.

@@ -46,7 +46,10 @@ impl Projector {
     pub fn open(core: Arc<Core>, store: Arc<dyn Store>) -> Result<Projector, ProjectorError> {
         let mut projected_seq = store.projected_seq()?;
         if projected_seq > core.view.applied_seq() {
-            tracing::warn!(projected_seq, "the store is ahead of the log; it is made again");
+            tracing::warn!(
+                projected_seq,
+                "the store is ahead of the log; it is made again"
+            );
             store.reset()?;
             projected_seq = 0;
         }
@@ -71,14 +74,22 @@ impl Projector {
             if blocks.is_empty() {
                 break;
             }
-            for block in blocks.iter().filter(|block| block.last_sequence <= projected_seq) {
+            for block in blocks
+                .iter()
+                .filter(|block| block.last_sequence <= projected_seq)
+            {
                 for event in &block.events {
                     note_due(&mut due, event);
                 }
             }
         }
         let reader = core.events(projected_seq + 1, true);
-        Ok(Projector { store, reader, open_batches, due })
+        Ok(Projector {
+            store,
+            reader,
+            open_batches,
+            due,
+        })
     }
 
     /// Projects what is there now.
@@ -115,7 +126,10 @@ impl Projector {
                 for event in &block.events {
                     self.write(event, &mut writes);
                 }
-                Projection { sequence: block.last_sequence, writes }
+                Projection {
+                    sequence: block.last_sequence,
+                    writes,
+                }
             })
             .collect();
         self.store.apply(&projections)?;
@@ -137,27 +151,53 @@ impl Projector {
             });
         }
         match &event.kind {
-            EventKind::Minted { asset, collection, owner, .. } => {
-                writes.push(Write::AddToCollection { collection: *collection, asset: *asset });
+            EventKind::Minted {
+                asset,
+                collection,
+                owner,
+                ..
+            } => {
+                writes.push(Write::AddToCollection {
+                    collection: *collection,
+                    asset: *asset,
+                });
                 writes.push(moved(*asset, &Account::NOBODY, owner));
-                writes.push(Write::PutAsset { asset: *asset, row: wire_row(event) });
+                writes.push(Write::PutAsset {
+                    asset: *asset,
+                    row: wire_row(event),
+                });
             }
             EventKind::Revised { asset, .. } => {
-                writes.push(Write::PutAsset { asset: *asset, row: wire_row(event) });
+                writes.push(Write::PutAsset {
+                    asset: *asset,
+                    row: wire_row(event),
+                });
             }
-            EventKind::Transferred { asset, from, to, .. } => writes.push(moved(*asset, from, to)),
+            EventKind::Transferred {
+                asset, from, to, ..
+            } => writes.push(moved(*asset, from, to)),
             EventKind::Redeemed { asset, to } => {
                 writes.push(moved(*asset, &Account::NOBODY, to));
             }
             EventKind::CollectionCreated { collection, .. } => {
-                writes.push(Write::PutCollection { collection: *collection, row: wire_row(event) });
+                writes.push(Write::PutCollection {
+                    collection: *collection,
+                    row: wire_row(event),
+                });
             }
             EventKind::ModelRegistered { digest, .. }
             | EventKind::ModelPromoted { digest }
             | EventKind::ModelRetired { digest } => {
-                writes.push(Write::PutModel { digest: *digest, row: wire_row(event) });
+                writes.push(Write::PutModel {
+                    digest: *digest,
+                    row: wire_row(event),
+                });
             }
-            EventKind::BatchCut { number, last_sequence, .. } => {
+            EventKind::BatchCut {
+                number,
+                last_sequence,
+                ..
+            } => {
                 let mut assets: Vec<u64> = self
                     .due
                     .extract_if(|_, sequence| *sequence <= *last_sequence)
@@ -174,7 +214,9 @@ impl Projector {
             }
             EventKind::BatchSealed { number, .. }
             | EventKind::BatchCommitted { number, .. }
-            | EventKind::BatchFinal { number, .. } => self.write_batch(*number, &event.kind, writes),
+            | EventKind::BatchFinal { number, .. } => {
+                self.write_batch(*number, &event.kind, writes)
+            }
             _ => {}
         }
     }
@@ -182,7 +224,10 @@ impl Projector {
     fn write_batch(&mut self, number: u64, kind: &EventKind, writes: &mut Vec<Write>) {
         self.open_batches.apply(kind);
         if let Some(row) = self.open_batches.get(number) {
-            writes.push(Write::PutBatch { batch: number, row: row.encode_to_vec().into() });
+            writes.push(Write::PutBatch {
+                batch: number,
+                row: row.encode_to_vec().into(),
+            });
         }
     }
 }
@@ -207,7 +252,11 @@ fn note_due(due: &mut HashMap<u64, u64>, event: &Event) {
 
 fn moved(asset: u64, from: &Account, to: &Account) -> Write {
     let known = |account: &Account| (!account.is_nobody()).then_some(account.0);
-    Write::SetOwner { asset, from: known(from), to: known(to) }
+    Write::SetOwner {
+        asset,
+        from: known(from),
+        to: known(to),
+    }
 }
 
 /// How far the store is; 0 when it cannot say.

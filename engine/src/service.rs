@@ -12,9 +12,11 @@ use karat_proto::{Code, convert, v1};
 use karat_sequencer::Ack;
 use karat_store::{EmbeddedStore, Store, StoreError};
 use thiserror::Error;
+use tokio::runtime::Runtime;
 use tokio::sync::watch as signal;
 use tokio::task::JoinHandle;
 
+use crate::background;
 use crate::config::Config;
 use crate::core::{Core, CoreError, CoreThreads, OpenSummary};
 use crate::digests::DigestRecorder;
@@ -96,6 +98,7 @@ pub struct Service {
     stop: signal::Sender<bool>,
     failed: signal::Receiver<Option<String>>,
     tasks: Vec<(&'static str, JoinHandle<()>)>,
+    behind: Runtime,
 }
 
 impl Service {
@@ -112,9 +115,10 @@ impl Service {
         };
         // The port first: a second engine on it should not touch anything else.
         let listener = Gateway::bind(config.gateway.listen).await?;
-        let address = listener
-            .local_addr()
-            .map_err(|source| ServiceError::Io { what: "read the port", source })?;
+        let address = listener.local_addr().map_err(|source| ServiceError::Io {
+            what: "read the port",
+            source,
+        })?;
         let opening = config.clone();
         let (core, threads, opened) = tokio::task::spawn_blocking(move || Core::open(&opening))
             .await
@@ -124,7 +128,16 @@ impl Service {
             (0, Mode::ReadOnly) => return Err(ServiceError::Failed("the log is empty".into())),
             _ => {}
         }
-        let store = EmbeddedStore::open(core.folder.store())?;
+        let behind = background::runtime().map_err(|source| ServiceError::Io {
+            what: "start background threads",
+            source,
+        })?;
+        let store_folder = core.folder.store();
+        // Opened on a background thread, so that the store's own threads inherit the lower priority.
+        let store = behind
+            .spawn_blocking(move || EmbeddedStore::open(store_folder))
+            .await
+            .map_err(|error| ServiceError::Failed(error.to_string()))??;
         let store: Arc<dyn Store> = Arc::new(store);
         let chain = Chain::open(&core.folder, &config.settlement).await?;
         let client = chain.client.clone();
@@ -134,7 +147,8 @@ impl Service {
         if mode == Mode::Full {
             driver = Some(Driver::open(core.clone(), settlement.clone(), chain).await?);
             let starting = core.clone();
-            let started = tokio::task::spawn_blocking(move || Verifier::start(starting, &folders))
+            let started = behind
+                .spawn_blocking(move || Verifier::start(starting, &folders))
                 .await
                 .map_err(|error| ServiceError::Failed(error.to_string()))??;
             verifier = Some(started);
@@ -142,19 +156,24 @@ impl Service {
         let projector = {
             let (core, store) = (core.clone(), store.clone());
             let catches_up = mode == Mode::ReadOnly;
-            tokio::task::spawn_blocking(move || {
+            let opening = behind.spawn_blocking(move || {
                 let mut projector = Projector::open(core, store)?;
                 if catches_up {
                     projector.catch_up()?;
                 }
                 Ok::<_, ProjectorError>(projector)
-            })
-            .await
-            .map_err(|error| ServiceError::Failed(error.to_string()))??
+            });
+            opening
+                .await
+                .map_err(|error| ServiceError::Failed(error.to_string()))??
         };
         let latencies = Arc::new(Latencies::default());
         let waiting_max = config.gateway.waiting_outcomes_max;
-        let acks = Arc::new(AckTracker::new(core.view.clone(), latencies.clone(), waiting_max));
+        let acks = Arc::new(AckTracker::new(
+            core.view.clone(),
+            latencies.clone(),
+            waiting_max,
+        ));
         let gateway = Gateway::new(
             core.clone(),
             store,
@@ -169,32 +188,54 @@ impl Service {
         let mut tasks = Vec::new();
         let mut start = |name, task: JoinHandle<()>| tasks.push((name, task));
         let (watched, reporting, stops) = (core.clone(), fail.clone(), stopped.clone());
-        start("ledger watch", tokio::spawn(watch_health(watched, reporting, stops)));
+        start(
+            "ledger watch",
+            tokio::spawn(watch_health(watched, reporting, stops)),
+        );
         let (reporting, acks_core) = (fail.clone(), core.clone());
         start("acks", tokio::spawn(run_acks(acks_core, acks, reporting)));
         let reporting = fail.clone();
         start(
             "store",
-            tokio::spawn(async move { report("the store", &reporting, projector.run().await) }),
+            behind.spawn(async move { report("the store", &reporting, projector.run().await) }),
         );
         if let Some(verifier) = verifier {
             let reporting = fail.clone();
             let feed = async move { report("the agents' feed", &reporting, verifier.run().await) };
-            start("agents", tokio::spawn(feed));
+            start("agents", behind.spawn(feed));
         }
         if let Some(driver) = driver {
             let (reporting, stops) = (fail.clone(), stopped.clone());
             let settle = async move { report("settlement", &reporting, driver.run(stops).await) };
-            start("settlement", tokio::spawn(settle));
-            start("ticker", tokio::spawn(ticker::run(core.clone(), client, stopped.clone())));
-            let recorder = DigestRecorder::open(&core.folder.digests())
-                .map_err(|source| ServiceError::Io { what: "open digests.log", source })?;
-            start("snapshots", tokio::spawn(snapshotter::run(core.clone(), recorder, stopped.clone())));
+            start("settlement", behind.spawn(settle));
+            start(
+                "ticker",
+                tokio::spawn(ticker::run(core.clone(), client, stopped.clone())),
+            );
+            let recorder = DigestRecorder::open(&core.folder.digests()).map_err(|source| {
+                ServiceError::Io {
+                    what: "open digests.log",
+                    source,
+                }
+            })?;
+            let snapshots = snapshotter::run(core.clone(), recorder, stopped.clone());
+            start("snapshots", behind.spawn(snapshots));
         }
         let serving = gateway.clone();
-        let serve = async move { report("the gateway", &fail, serving.serve(listener, stopped).await) };
+        let serve =
+            async move { report("the gateway", &fail, serving.serve(listener, stopped).await) };
         start("gateway", tokio::spawn(serve));
-        Ok(Service { gateway, address, opened, core, threads, stop, failed, tasks })
+        Ok(Service {
+            gateway,
+            address,
+            opened,
+            core,
+            threads,
+            stop,
+            failed,
+            tasks,
+            behind,
+        })
     }
 
     /// Waits until a part fails; says which and why.
@@ -223,7 +264,15 @@ impl Service {
     }
 
     async fn end(self, snapshot: bool) -> Result<(), ServiceError> {
-        let Service { gateway, core, threads, stop, tasks, .. } = self;
+        let Service {
+            gateway,
+            core,
+            threads,
+            stop,
+            tasks,
+            behind,
+            ..
+        } = self;
         let _ = stop.send(true);
         let mut waiting = Vec::new();
         for (name, task) in tasks {
@@ -242,6 +291,8 @@ impl Service {
         if let Some(verifier) = &gateway.verifier {
             verifier.agents().clone().stop().await;
         }
+        // Whatever is left behind the ledger holds no state of its own.
+        behind.shutdown_background();
         gateway.store.flush()?;
         drop(gateway);
         tokio::task::spawn_blocking(move || threads.stop(&core, snapshot))
@@ -287,7 +338,11 @@ async fn watch_health(
     }
 }
 
-async fn run_acks(core: Arc<Core>, acks: Arc<AckTracker>, fail: Arc<signal::Sender<Option<String>>>) {
+async fn run_acks(
+    core: Arc<Core>,
+    acks: Arc<AckTracker>,
+    fail: Arc<signal::Sender<Option<String>>>,
+) {
     let mut reader = core.events(core.hub.written_seq() + 1, true);
     loop {
         match reader.next(4096).await {
@@ -348,6 +403,10 @@ async fn genesis(core: &Core, folders: &ModelFolders) -> Result<(), ServiceError
         .map_err(|refused| ServiceError::Genesis(refused.to_string()))?;
     match outcome.code {
         Code::Accepted => Ok(()),
-        code => Err(ServiceError::Genesis(format!("{}: {}", code.name(), code.hint()))),
+        code => Err(ServiceError::Genesis(format!(
+            "{}: {}",
+            code.name(),
+            code.hint()
+        ))),
     }
 }

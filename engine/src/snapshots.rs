@@ -29,7 +29,10 @@ pub enum SnapshotsError {
 }
 
 fn io_error(path: &Path) -> impl FnOnce(std::io::Error) -> SnapshotsError + '_ {
-    move |source| SnapshotsError::Io { path: path.to_owned(), source }
+    move |source| SnapshotsError::Io {
+        path: path.to_owned(),
+        source,
+    }
 }
 
 /// Snapshots in a folder as sequence and path, oldest first.
@@ -46,7 +49,12 @@ pub fn list(dir: &Path) -> Result<Vec<(u64, PathBuf)>, SnapshotsError> {
         let sequence = path
             .file_name()
             .and_then(|name| name.to_str())
-            .and_then(|name| name.strip_prefix("snapshot-")?.strip_suffix(".krt")?.parse().ok());
+            .and_then(|name| {
+                name.strip_prefix("snapshot-")?
+                    .strip_suffix(".krt")?
+                    .parse()
+                    .ok()
+            });
         if let Some(sequence) = sequence {
             found.push((sequence, path));
         }
@@ -82,8 +90,12 @@ pub fn newest(
 /// When it cannot be read, is damaged, or of a newer format.
 pub fn read(path: &Path) -> Result<Ledger, SnapshotsError> {
     let file = File::open(path).map_err(io_error(path))?;
-    Ledger::read_snapshot(&mut BufReader::with_capacity(1 << 20, file))
-        .map_err(|source| SnapshotsError::Snapshot { path: path.to_owned(), source })
+    Ledger::read_snapshot(&mut BufReader::with_capacity(1 << 20, file)).map_err(|source| {
+        SnapshotsError::Snapshot {
+            path: path.to_owned(),
+            source,
+        }
+    })
 }
 
 /// Writes a snapshot, whole or not at all, and drops all but the newest `keep`.
@@ -98,12 +110,17 @@ pub fn write(dir: &Path, ledger: &Ledger, keep: usize) -> Result<PathBuf, Snapsh
     let mut out = BufWriter::with_capacity(1 << 20, file);
     ledger
         .write_snapshot(&mut out)
-        .map_err(|source| SnapshotsError::Snapshot { path: partial.clone(), source })?;
+        .map_err(|source| SnapshotsError::Snapshot {
+            path: partial.clone(),
+            source,
+        })?;
     out.flush().map_err(io_error(&partial))?;
     out.get_ref().sync_all().map_err(io_error(&partial))?;
     fs::rename(&partial, &path).map_err(io_error(&path))?;
     // The name must be durable before an older snapshot is dropped.
-    File::open(dir).and_then(|folder| folder.sync_all()).map_err(io_error(dir))?;
+    File::open(dir)
+        .and_then(|folder| folder.sync_all())
+        .map_err(io_error(dir))?;
     let found = list(dir)?;
     for (_, old) in found.iter().take(found.len().saturating_sub(keep)) {
         fs::remove_file(old).map_err(io_error(old))?;

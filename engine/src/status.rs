@@ -9,7 +9,10 @@ use crate::gateway::Gateway;
 use crate::projector::projected_seq;
 
 fn figure(name: impl Into<String>, value: u64) -> v1::Figure {
-    v1::Figure { name: name.into(), value }
+    v1::Figure {
+        name: name.into(),
+        value,
+    }
 }
 
 /// Positions and figures, read from live state.
@@ -19,8 +22,15 @@ pub fn status(gateway: &Gateway) -> v1::GetStatusResponse {
     let positions = core.sequencer().positions();
     let counts = view.counts();
     let metrics = core.sequencer().metrics();
-    let agents = gateway.verifier.as_ref().map(|one| one.agents().stats()).unwrap_or_default();
-    let reviews_open = gateway.verifier.as_ref().map_or(0, |one| one.open_reviews());
+    let agents = gateway
+        .verifier
+        .as_ref()
+        .map(|one| one.agents().stats())
+        .unwrap_or_default();
+    let reviews_open = gateway
+        .verifier
+        .as_ref()
+        .map_or(0, |one| one.open_reviews());
     let settlement = &gateway.settlement.figures;
     let mark = view.digest_mark();
     let mut figures = vec![
@@ -58,11 +68,26 @@ pub fn status(gateway: &Gateway) -> v1::GetStatusResponse {
         figure("verdict_p50_us", agents.latency_p50_us),
         figure("verdict_p99_us", agents.latency_p99_us),
         figure("reviews_open", reviews_open),
-        figure("batches_sealed_total", settlement.sealed.load(Ordering::Relaxed)),
-        figure("batches_final_total", settlement.final_batches.load(Ordering::Relaxed)),
-        figure("settlement_leaves_committed_total", settlement.committed_leaves.load(Ordering::Relaxed)),
-        figure("settlement_gas_total", settlement.gas_used.load(Ordering::Relaxed)),
-        figure("settlement_failures_total", settlement.failures.load(Ordering::Relaxed)),
+        figure(
+            "batches_sealed_total",
+            settlement.sealed.load(Ordering::Relaxed),
+        ),
+        figure(
+            "batches_final_total",
+            settlement.final_batches.load(Ordering::Relaxed),
+        ),
+        figure(
+            "settlement_leaves_committed_total",
+            settlement.committed_leaves.load(Ordering::Relaxed),
+        ),
+        figure(
+            "settlement_gas_total",
+            settlement.gas_used.load(Ordering::Relaxed),
+        ),
+        figure(
+            "settlement_failures_total",
+            settlement.failures.load(Ordering::Relaxed),
+        ),
     ];
     for (code, count) in view.outcomes_by_code() {
         let name = match code {
@@ -72,7 +97,10 @@ pub fn status(gateway: &Gateway) -> v1::GetStatusResponse {
         figures.push(figure(name, count));
     }
     for (code, count) in gateway.door_refusals() {
-        figures.push(figure(format!("door_refused_total{{code=\"{}\"}}", code.name()), count));
+        figures.push(figure(
+            format!("door_refused_total{{code=\"{}\"}}", code.name()),
+            count,
+        ));
     }
     v1::GetStatusResponse {
         realm: core.config.realm.name.clone(),

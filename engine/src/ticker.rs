@@ -53,7 +53,11 @@ pub async fn run(core: Arc<Core>, chain: ChainClient, mut stop: signal::Receiver
 
 /// The chain's base fee, wei; 0 when it cannot be asked, which the ledger reads as unknown.
 async fn base_fee(chain: &ChainClient) -> u64 {
-    match chain.transport().request("eth_gasPrice", serde_json::json!([])).await {
+    match chain
+        .transport()
+        .request("eth_gasPrice", serde_json::json!([]))
+        .await
+    {
         Ok(price) => price
             .as_str()
             .and_then(|text| u64::from_str_radix(text.trim_start_matches("0x"), 16).ok())

@@ -47,7 +47,10 @@ impl ModelFolders {
             .collect();
         folders.sort();
         for folder in folders {
-            match Manifest::load(&folder).map_err(|error| error.to_string())?.role {
+            match Manifest::load(&folder)
+                .map_err(|error| error.to_string())?
+                .role
+            {
                 Role::Generator => found.generators.push(folder),
                 Role::Auditor => found.auditors.push(folder),
             }
@@ -125,17 +128,45 @@ impl Verifier {
     }
 
     async fn on_event(&self, event: &Event) {
-        let (asset, version, content, traits, lineage) = match &event.kind {
-            EventKind::Minted { asset, content, traits, lineage, .. } => {
-                (*asset, 1, content, traits, lineage)
-            }
-            EventKind::Revised { asset, version, content, traits, lineage, .. } => {
+        match &event.kind {
+            EventKind::Minted { .. } => self.offer_version(event).await,
+            EventKind::Revised { asset, .. } => {
                 self.desk.lock().closed(*asset);
-                (*asset, *version, content, traits, lineage)
+                self.offer_version(event).await;
             }
-            other => return self.on_desk_event(event, other),
+            EventKind::Unfrozen {
+                asset,
+                state: AssetState::Pending,
+            } => {
+                self.offer_again(*asset).await;
+            }
+            other => self.on_desk_event(event, other),
+        }
+    }
+
+    /// Gives the agents the version that a mint or a revision made, if it still waits for its verdict.
+    async fn offer_version(&self, event: &Event) {
+        let (asset, version, content, traits, lineage) = match &event.kind {
+            EventKind::Minted {
+                asset,
+                content,
+                traits,
+                lineage,
+                ..
+            } => (*asset, 1, content, traits, lineage),
+            EventKind::Revised {
+                asset,
+                version,
+                content,
+                traits,
+                lineage,
+                ..
+            } => (*asset, *version, content, traits, lineage),
+            _ => return,
         };
-        let Some(now) = self.core.view.asset(asset) else { return };
+        let Some(now) = self.core.view.asset(asset) else {
+            return;
+        };
         if now.version != version || now.state != AssetState::Pending {
             return;
         }
@@ -154,6 +185,33 @@ impl Verifier {
         self.agents.offer(job).await;
     }
 
+    /// An asset that was frozen while it waited for its verdict: the agents dropped it, so it is offered again.
+    async fn offer_again(&self, asset: AssetId) {
+        let Some(now) = self.core.view.asset(asset) else {
+            return;
+        };
+        let mut reader = self.core.events(now.minted_sequence, false);
+        loop {
+            let blocks = match reader.read(EVENTS_A_STEP) {
+                Ok(blocks) if !blocks.is_empty() => blocks,
+                Ok(_) => return,
+                Err(error) => {
+                    tracing::warn!(asset, %error, "an unfrozen asset is not offered to the agents before a restart");
+                    return;
+                }
+            };
+            for event in blocks.iter().flat_map(|block| &block.events) {
+                let made = matches!(
+                    event.kind,
+                    EventKind::Minted { .. } | EventKind::Revised { .. }
+                );
+                if made && event.kind.asset() == Some(asset) {
+                    self.offer_version(event).await;
+                }
+            }
+        }
+    }
+
     fn on_desk_event(&self, event: &Event, kind: &EventKind) {
         match kind {
             EventKind::Verified {
@@ -164,7 +222,9 @@ impl Verifier {
                 state: AssetState::InReview,
                 ..
             } => {
-                let Some(now) = self.core.view.asset(*asset) else { return };
+                let Some(now) = self.core.view.asset(*asset) else {
+                    return;
+                };
                 if now.state != AssetState::InReview || now.version != *version {
                     return;
                 }
@@ -228,7 +288,11 @@ impl Verifier {
     }
 
     fn name_of(&self, account: &Account) -> String {
-        self.reviewers.lock().get(account).cloned().unwrap_or_else(|| account.to_string())
+        self.reviewers
+            .lock()
+            .get(account)
+            .cloned()
+            .unwrap_or_else(|| account.to_string())
     }
 
     /// Refuses a decision about an asset that somebody else holds.
@@ -253,8 +317,12 @@ impl Verifier {
 
     /// Counts a decision that was entered.
     pub fn note_decision(&self, reviewer: &str, asset: AssetId, accepted: bool) {
-        self.reviewers.lock().insert(Account::from_name(reviewer), reviewer.to_owned());
-        self.desk.lock().decided(asset, Account::from_name(reviewer), accepted, now_ms());
+        self.reviewers
+            .lock()
+            .insert(Account::from_name(reviewer), reviewer.to_owned());
+        self.desk
+            .lock()
+            .decided(asset, Account::from_name(reviewer), accepted, now_ms());
     }
 
     /// Open reviews.
@@ -272,12 +340,19 @@ fn row(review: &OpenReview, lease_until_ms: u64, reviewer: String) -> ReviewRow 
         &review.findings,
         AssetState::InReview,
     );
-    ReviewRow { asset: review.asset, verdict: Some(verdict), lease_until_ms, reviewer }
+    ReviewRow {
+        asset: review.asset,
+        verdict: Some(verdict),
+        lease_until_ms,
+        reviewer,
+    }
 }
 
 /// The system's time, milliseconds since the epoch. Leases and deadlines only; never the ledger's.
 pub fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_millis() as u64)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |age| age.as_millis() as u64)
 }
 
 struct Host {
@@ -286,11 +361,17 @@ struct Host {
 
 impl AgentHost for Host {
     fn content(&self, digest: &Digest) -> Result<Option<Bytes>, String> {
-        self.core.content.get(digest).map_err(|error| error.to_string())
+        self.core
+            .content
+            .get(digest)
+            .map_err(|error| error.to_string())
     }
 
     fn collection(&self, id: CollectionId) -> Option<Arc<CollectionSpec>> {
-        self.core.view.collection(id).map(|entry| entry.spec.clone())
+        self.core
+            .view
+            .collection(id)
+            .map(|entry| entry.spec.clone())
     }
 
     fn policy(&self) -> Arc<Policy> {
@@ -322,12 +403,17 @@ impl AgentHost for Host {
             }
         };
         let answered = tell.clone();
-        let reply = Box::new(move |answer: Result<karat_sequencer::Answer<Outcome>, SubmitError>| {
-            answered(match answer {
-                Ok(answer) => answer.outcomes.first().map_or(Code::Unavailable, |one| one.code),
-                Err(_) => Code::Unavailable,
-            });
-        });
+        let reply = Box::new(
+            move |answer: Result<karat_sequencer::Answer<Outcome>, SubmitError>| {
+                answered(match answer {
+                    Ok(answer) => answer
+                        .outcomes
+                        .first()
+                        .map_or(Code::Unavailable, |one| one.code),
+                    Err(_) => Code::Unavailable,
+                });
+            },
+        );
         let prepared = vec![Prepared { body, command }];
         if let Err((error, _)) = self.core.submit(prepared, Ack::Sequenced, reply) {
             tell(crate::core::submit_refusal(&error).code);

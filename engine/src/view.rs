@@ -79,7 +79,9 @@ pub struct View {
 }
 
 fn code_index(code: Code) -> usize {
-    Code::ALL.binary_search_by_key(&(code as u16), |one| *one as u16).unwrap_or(0)
+    Code::ALL
+        .binary_search_by_key(&(code as u16), |one| *one as u16)
+        .unwrap_or(0)
 }
 
 impl View {
@@ -163,15 +165,22 @@ impl View {
     fn publish_event(&self, ledger: &Ledger, kind: &EventKind) {
         match kind {
             EventKind::RealmOpened { .. } => {
-                self.policy.store(Arc::new(ledger.policy().cloned().unwrap_or_default()));
+                self.policy
+                    .store(Arc::new(ledger.policy().cloned().unwrap_or_default()));
             }
-            EventKind::CollectionCreated { collection, creator, spec } => {
+            EventKind::CollectionCreated {
+                collection,
+                creator,
+                spec,
+            } => {
                 let entry = CollectionEntry {
                     creator: *creator,
                     spec: Arc::new((**spec).clone()),
                     minted: AtomicU64::new(0),
                 };
-                self.collections.write().insert(*collection, Arc::new(entry));
+                self.collections
+                    .write()
+                    .insert(*collection, Arc::new(entry));
             }
             EventKind::Minted { collection, .. } => {
                 if let Some(entry) = self.collections.read().get(collection) {
@@ -185,12 +194,14 @@ impl View {
             EventKind::Deposited { account, .. } | EventKind::Withdrawn { account, .. } => {
                 self.balances.insert(*account, ledger.balance(account));
             }
-            EventKind::ModelRegistered { digest, name, role } => self.models.write().push(ModelEntry {
-                digest: *digest,
-                name: name.clone(),
-                role: *role,
-                stage: ModelStage::Registered,
-            }),
+            EventKind::ModelRegistered { digest, name, role } => {
+                self.models.write().push(ModelEntry {
+                    digest: *digest,
+                    name: name.clone(),
+                    role: *role,
+                    stage: ModelStage::Registered,
+                })
+            }
             EventKind::ModelPromoted { digest } => self.set_model(digest, ModelStage::Approved),
             EventKind::ModelRetired { digest } => self.set_model(digest, ModelStage::Retired),
             EventKind::PolicySet { policy } => self.policy.store(Arc::new(policy.clone())),
@@ -204,20 +215,32 @@ impl View {
     }
 
     fn set_model(&self, digest: &Digest, stage: ModelStage) {
-        for model in self.models.write().iter_mut().filter(|model| model.digest == *digest) {
+        for model in self
+            .models
+            .write()
+            .iter_mut()
+            .filter(|model| model.digest == *digest)
+        {
             model.stage = stage;
         }
     }
 
     /// Publishes the positions at the end of a block; takes a digest when `mark` is set.
     pub fn publish_block(&self, ledger: &Ledger, mark: bool) {
-        self.settled_seq.store(ledger.settled_seq(), Ordering::Release);
-        self.deadline_ms.store(ledger.next_deadline_ms().unwrap_or(u64::MAX), Ordering::Release);
-        self.applied_seq.store(ledger.applied_seq(), Ordering::Release);
+        self.settled_seq
+            .store(ledger.settled_seq(), Ordering::Release);
+        self.deadline_ms.store(
+            ledger.next_deadline_ms().unwrap_or(u64::MAX),
+            Ordering::Release,
+        );
+        self.applied_seq
+            .store(ledger.applied_seq(), Ordering::Release);
         *self.counts.lock() = ledger.counts();
         if mark {
-            *self.mark.lock() =
-                DigestMark { sequence: ledger.applied_seq(), digest: ledger.digest() };
+            *self.mark.lock() = DigestMark {
+                sequence: ledger.applied_seq(),
+                digest: ledger.digest(),
+            };
         }
     }
 
@@ -238,7 +261,11 @@ impl View {
 
     /// All collections with their numbers.
     pub fn collections(&self) -> Vec<(CollectionId, Arc<CollectionEntry>)> {
-        self.collections.read().iter().map(|(id, entry)| (*id, entry.clone())).collect()
+        self.collections
+            .read()
+            .iter()
+            .map(|(id, entry)| (*id, entry.clone()))
+            .collect()
     }
 
     /// Models in the order of registration.

@@ -22,7 +22,11 @@ pub enum AssetCommand {
     #[command(after_help = "Example: karat asset list --owner player-003 --limit 20")]
     List {
         /// Owner: 0x and 40 hex digits, or a name
-        #[arg(long, conflicts_with = "collection", required_unless_present = "collection")]
+        #[arg(
+            long,
+            conflicts_with = "collection",
+            required_unless_present = "collection"
+        )]
         owner: Option<String>,
         /// Collection number
         #[arg(long)]
@@ -50,18 +54,28 @@ pub async fn run(common: &Common, command: AssetCommand) -> Result<(), CliError>
     let mut backend = Backend::open(common).await?;
     match command {
         AssetCommand::Show { asset } => show(common, &mut backend, asset).await,
-        AssetCommand::List { owner, collection, after, limit } => {
-            list(common, &mut backend, owner, collection, after, limit).await
-        }
+        AssetCommand::List {
+            owner,
+            collection,
+            after,
+            limit,
+        } => list(common, &mut backend, owner, collection, after, limit).await,
         AssetCommand::Image { asset, out } => {
             let request = v1::GetContentRequest { asset };
             let found = backend.ledger.get_content(request).await?.into_inner();
             std::fs::write(&out, &found.content)
                 .map_err(|error| CliError::Usage(format!("write {}: {error}", out.display())))?;
             if common.json {
-                print_json(&json!({"asset": asset, "cid": found.cid, "bytes": found.content.len(), "file": out}));
+                print_json(
+                    &json!({"asset": asset, "cid": found.cid, "bytes": found.content.len(), "file": out}),
+                );
             } else {
-                println!("asset {asset}: {} bytes of {} written to {}", found.content.len(), found.cid, out.display());
+                println!(
+                    "asset {asset}: {} bytes of {} written to {}",
+                    found.content.len(),
+                    found.cid,
+                    out.display()
+                );
             }
             Ok(())
         }
@@ -78,7 +92,9 @@ async fn show(common: &Common, backend: &mut Backend, number: u64) -> Result<(),
         .unwrap_or_default();
     let collection = backend
         .ledger
-        .get_collection(v1::GetCollectionRequest { collection: asset.collection })
+        .get_collection(v1::GetCollectionRequest {
+            collection: asset.collection,
+        })
         .await?
         .into_inner();
     let events = history(backend, number).await?;
@@ -96,12 +112,22 @@ async fn show(common: &Common, backend: &mut Backend, number: u64) -> Result<(),
         .collect();
     let batch = match asset.batch {
         0 => None,
-        number => backend.ledger.get_batch(v1::GetBatchRequest { number }).await?.into_inner().batch,
+        number => {
+            backend
+                .ledger
+                .get_batch(v1::GetBatchRequest { number })
+                .await?
+                .into_inner()
+                .batch
+        }
     };
     if let Some(fields) = shown.as_object_mut() {
         fields.insert("lineage".into(), lineage);
         fields.insert("verdicts".into(), verdicts.into());
-        fields.insert("batch".into(), batch.as_ref().map_or(json!(null), describe::batch));
+        fields.insert(
+            "batch".into(),
+            batch.as_ref().map_or(json!(null), describe::batch),
+        );
         fields.insert("history".into(), rows.into());
     }
     if common.json {
@@ -141,17 +167,26 @@ fn print_asset(shown: &serde_json::Value) {
     }
     println!("history:");
     for event in rows("history") {
-        println!("  {:>8}  {}", event["sequence"], describe::event_line(&event));
+        println!(
+            "  {:>8}  {}",
+            event["sequence"],
+            describe::event_line(&event)
+        );
     }
 }
 
 async fn history(backend: &mut Backend, asset: u64) -> Result<Vec<v1::Event>, CliError> {
     let mut events: Vec<v1::Event> = Vec::new();
     loop {
-        let (after_sequence, after_index) =
-            events.last().map_or((0, 0), |event| (event.sequence, event.index));
-        let request =
-            v1::GetHistoryRequest { asset, after_sequence, after_index, limit: 1000 };
+        let (after_sequence, after_index) = events
+            .last()
+            .map_or((0, 0), |event| (event.sequence, event.index));
+        let request = v1::GetHistoryRequest {
+            asset,
+            after_sequence,
+            after_index,
+            limit: 1000,
+        };
         let page = backend.ledger.get_history(request).await?.into_inner();
         events.extend(page.events);
         if !page.more {
@@ -175,15 +210,28 @@ async fn list(
             Bytes::copy_from_slice(&account.0)
         }
     };
-    let request =
-        v1::ListAssetsRequest { owner, collection: collection.unwrap_or(0), after, limit };
+    let request = v1::ListAssetsRequest {
+        owner,
+        collection: collection.unwrap_or(0),
+        after,
+        limit,
+    };
     let page = backend.ledger.list_assets(request).await?.into_inner();
     if common.json {
-        let rows: Vec<_> = page.assets.iter().map(|asset| describe::asset(asset, None)).collect();
-        print_json(&json!({"assets": rows, "next_after": page.next_after, "projected_seq": page.projected_seq}));
+        let rows: Vec<_> = page
+            .assets
+            .iter()
+            .map(|asset| describe::asset(asset, None))
+            .collect();
+        print_json(
+            &json!({"assets": rows, "next_after": page.next_after, "projected_seq": page.projected_seq}),
+        );
         return Ok(());
     }
-    println!("{:>10} {:>10} {:>7} {:<10} {:<10} owner", "asset", "collection", "version", "state", "settlement");
+    println!(
+        "{:>10} {:>10} {:>7} {:<10} {:<10} owner",
+        "asset", "collection", "version", "state", "settlement"
+    );
     for asset in &page.assets {
         println!(
             "{:>10} {:>10} {:>7} {:<10} {:<10} {}",
@@ -192,7 +240,11 @@ async fn list(
             asset.version,
             describe::state(asset.state),
             describe::settlement(asset.settlement),
-            if asset.owner.is_empty() { "-".to_owned() } else { super::hexadecimal(&asset.owner) },
+            if asset.owner.is_empty() {
+                "-".to_owned()
+            } else {
+                super::hexadecimal(&asset.owner)
+            },
         );
     }
     if page.next_after != 0 {

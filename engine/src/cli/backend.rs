@@ -1,8 +1,8 @@
 //! Where a command's answers come from: a running engine, or a data folder that nobody runs.
 
+use karat_proto::limits;
 use karat_proto::v1::ledger_client::LedgerClient;
 use karat_proto::v1::operator_client::OperatorClient;
-use karat_proto::limits;
 use tonic::transport::{Channel, Endpoint};
 
 use super::{CliError, Common};
@@ -33,11 +33,13 @@ impl Backend {
         let mut config = Config::default();
         config.data.dir.clone_from(dir);
         config.gateway.listen.set_port(0);
-        let service = Service::start(config, Mode::ReadOnly).await.map_err(|error| {
-            CliError::Unreachable(format!(
-                "{error}; if an engine runs on the folder, leave --data out and use --server"
-            ))
-        })?;
+        let service = Service::start(config, Mode::ReadOnly)
+            .await
+            .map_err(|error| {
+                CliError::Unreachable(format!(
+                    "{error}; if an engine runs on the folder, leave --data out and use --server"
+                ))
+            })?;
         let address = format!("http://{}", service.address);
         Backend::connect(&address, Some(service)).await
     }

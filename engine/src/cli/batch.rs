@@ -33,13 +33,21 @@ pub async fn run(common: &Common, command: BatchCommand) -> Result<(), CliError>
     match command {
         BatchCommand::List { before, limit } => {
             let request = v1::ListBatchesRequest { before, limit };
-            let batches = backend.ledger.list_batches(request).await?.into_inner().batches;
+            let batches = backend
+                .ledger
+                .list_batches(request)
+                .await?
+                .into_inner()
+                .batches;
             if common.json {
                 let rows: Vec<_> = batches.iter().map(describe::batch).collect();
                 print_json(&json!({"batches": rows}));
                 return Ok(());
             }
-            println!("{:>7} {:<10} {:>8} {:>22} {:>9} transaction", "batch", "stage", "leaves", "sequences", "gas");
+            println!(
+                "{:>7} {:<10} {:>8} {:>22} {:>9} transaction",
+                "batch", "stage", "leaves", "sequences", "gas"
+            );
             for batch in &batches {
                 println!(
                     "{:>7} {:<10} {:>8} {:>22} {:>9} {}",
@@ -55,10 +63,19 @@ pub async fn run(common: &Common, command: BatchCommand) -> Result<(), CliError>
         }
         BatchCommand::Show { number } => {
             let request = v1::GetBatchRequest { number };
-            let batch =
-                backend.ledger.get_batch(request).await?.into_inner().batch.unwrap_or_default();
+            let batch = backend
+                .ledger
+                .get_batch(request)
+                .await?
+                .into_inner()
+                .batch
+                .unwrap_or_default();
             let shown = describe::batch(&batch);
-            if common.json { print_json(&shown) } else { print!("{}", describe::lines(&shown, 0)) }
+            if common.json {
+                print_json(&shown)
+            } else {
+                print!("{}", describe::lines(&shown, 0))
+            }
             Ok(())
         }
     }

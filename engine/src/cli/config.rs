@@ -26,7 +26,8 @@ pub enum ConfigCommand {
 
 /// Runs the command.
 pub fn run(common: &Common, command: ConfigCommand) -> Result<(), CliError> {
-    let load = |file: &PathBuf| Config::load(file).map_err(|error| CliError::Usage(error.to_string()));
+    let load =
+        |file: &PathBuf| Config::load(file).map_err(|error| CliError::Usage(error.to_string()));
     match command {
         ConfigCommand::Check { file } => {
             load(&file)?;
@@ -39,7 +40,10 @@ pub fn run(common: &Common, command: ConfigCommand) -> Result<(), CliError> {
             if common.json {
                 print_json(&serde_json::to_value(&config).map_err(|error| failed(&error))?);
             } else {
-                print!("{}", toml::to_string_pretty(&config).map_err(|error| failed(&error))?);
+                print!(
+                    "{}",
+                    toml::to_string_pretty(&config).map_err(|error| failed(&error))?
+                );
             }
             Ok(())
         }

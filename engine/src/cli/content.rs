@@ -22,11 +22,21 @@ pub async fn run(common: &Common, command: ContentCommand) -> Result<(), CliErro
     let mut backend = Backend::open(common).await?;
     let dry_run = matches!(command, ContentCommand::Orphans);
     let request = v1::CollectContentRequest { dry_run };
-    let found = backend.operator.collect_content(request).await?.into_inner();
+    let found = backend
+        .operator
+        .collect_content(request)
+        .await?
+        .into_inner();
     if common.json {
-        print_json(&json!({"orphans": found.orphans, "bytes": found.bytes, "collected": found.collected}));
+        print_json(
+            &json!({"orphans": found.orphans, "bytes": found.bytes, "collected": found.collected}),
+        );
     } else {
-        let done = if found.collected { "removed" } else { "found; `karat content collect` removes them" };
+        let done = if found.collected {
+            "removed"
+        } else {
+            "found; `karat content collect` removes them"
+        };
         println!("{} objects of {} bytes {done}", found.orphans, found.bytes);
     }
     Ok(())

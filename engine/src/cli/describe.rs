@@ -14,27 +14,39 @@ pub fn lower(name: &str, prefix: &str) -> String {
 
 /// An asset's state.
 pub fn state(state: i32) -> String {
-    v1::AssetState::try_from(state)
-        .map_or_else(|_| state.to_string(), |state| lower(state.as_str_name(), "ASSET_STATE_"))
+    v1::AssetState::try_from(state).map_or_else(
+        |_| state.to_string(),
+        |state| lower(state.as_str_name(), "ASSET_STATE_"),
+    )
 }
 
 /// An asset's place in settlement.
 pub fn settlement(state: i32) -> String {
-    v1::SettlementState::try_from(state)
-        .map_or_else(|_| state.to_string(), |state| lower(state.as_str_name(), "SETTLEMENT_STATE_"))
+    v1::SettlementState::try_from(state).map_or_else(
+        |_| state.to_string(),
+        |state| lower(state.as_str_name(), "SETTLEMENT_STATE_"),
+    )
 }
 
 /// A batch's stage.
 pub fn stage(stage: i32) -> String {
-    v1::BatchStage::try_from(stage)
-        .map_or_else(|_| stage.to_string(), |stage| lower(stage.as_str_name(), "BATCH_STAGE_"))
+    v1::BatchStage::try_from(stage).map_or_else(
+        |_| stage.to_string(),
+        |stage| lower(stage.as_str_name(), "BATCH_STAGE_"),
+    )
 }
 
 /// Names of trait values, if the collection is known.
 pub fn traits(values: &[u8], spec: Option<&v1::CollectionSpec>) -> Value {
-    let Some(spec) = spec else { return json!(values) };
+    let Some(spec) = spec else {
+        return json!(values);
+    };
     let named = values.iter().zip(&spec.traits).map(|(value, one)| {
-        let name = one.values.get(*value as usize).cloned().unwrap_or_else(|| value.to_string());
+        let name = one
+            .values
+            .get(*value as usize)
+            .cloned()
+            .unwrap_or_else(|| value.to_string());
         (one.name.clone(), Value::String(name))
     });
     Value::Object(named.collect())
@@ -61,7 +73,9 @@ pub fn asset(asset: &v1::Asset, spec: Option<&v1::CollectionSpec>) -> Value {
 
 /// An amount of wei in a message.
 pub fn wei(bytes: &[u8]) -> u128 {
-    bytes.iter().fold(0, |sum, byte| (sum << 8) | u128::from(*byte))
+    bytes
+        .iter()
+        .fold(0, |sum, byte| (sum << 8) | u128::from(*byte))
 }
 
 /// A batch.
@@ -82,15 +96,21 @@ pub fn batch(batch: &v1::Batch) -> Value {
 }
 
 fn decision(decision: i32) -> String {
-    v1::Decision::try_from(decision)
-        .map_or_else(|_| decision.to_string(), |one| lower(one.as_str_name(), "DECISION_"))
+    v1::Decision::try_from(decision).map_or_else(
+        |_| decision.to_string(),
+        |one| lower(one.as_str_name(), "DECISION_"),
+    )
 }
 
 /// A finding, with its sentence.
 pub fn finding(finding: &v1::Finding) -> Value {
-    let agent = v1::AgentKind::try_from(finding.agent)
-        .map_or_else(|_| finding.agent.to_string(), |one| lower(one.as_str_name(), "AGENT_KIND_"));
-    let known = u16::try_from(finding.code).ok().and_then(FindingCode::from_number);
+    let agent = v1::AgentKind::try_from(finding.agent).map_or_else(
+        |_| finding.agent.to_string(),
+        |one| lower(one.as_str_name(), "AGENT_KIND_"),
+    );
+    let known = u16::try_from(finding.code)
+        .ok()
+        .and_then(FindingCode::from_number);
     json!({
         "agent": agent,
         "code": finding.code,
@@ -135,13 +155,19 @@ pub fn event(event: &v1::Event) -> Value {
         Some(Kind::Minted(one)) => ("minted", made(one)),
         Some(Kind::Revised(one)) => ("revised", made(one)),
         Some(Kind::Transferred(one)) => {
-            let cause = v1::TransferCause::try_from(one.cause)
-                .map_or_else(|_| one.cause.to_string(), |cause| lower(cause.as_str_name(), "TRANSFER_CAUSE_"));
-            ("transferred", json!({"from": hexadecimal(&one.from), "to": hexadecimal(&one.to), "cause": cause}))
+            let cause = v1::TransferCause::try_from(one.cause).map_or_else(
+                |_| one.cause.to_string(),
+                |cause| lower(cause.as_str_name(), "TRANSFER_CAUSE_"),
+            );
+            (
+                "transferred",
+                json!({"from": hexadecimal(&one.from), "to": hexadecimal(&one.to), "cause": cause}),
+            )
         }
-        Some(Kind::ClaimEntered(one)) => {
-            ("claim entered", json!({"account": hexadecimal(&one.account), "closes_ms": one.closes_ms}))
-        }
+        Some(Kind::ClaimEntered(one)) => (
+            "claim entered",
+            json!({"account": hexadecimal(&one.account), "closes_ms": one.closes_ms}),
+        ),
         Some(Kind::ClaimLost(one)) => (
             "claim lost",
             json!({"account": hexadecimal(&one.account), "winner_sequence": one.winner_sequence}),
@@ -156,8 +182,10 @@ pub fn event(event: &v1::Event) -> Value {
         Some(Kind::Frozen(one)) => ("frozen", json!({"reason": one.reason})),
         Some(Kind::Unfrozen(one)) => ("unfrozen", json!({"state": state(one.state)})),
         Some(Kind::SettlementDue(one)) => {
-            let leaf = v1::LeafKind::try_from(one.kind)
-                .map_or_else(|_| one.kind.to_string(), |kind| lower(kind.as_str_name(), "LEAF_KIND_"));
+            let leaf = v1::LeafKind::try_from(one.kind).map_or_else(
+                |_| one.kind.to_string(),
+                |kind| lower(kind.as_str_name(), "LEAF_KIND_"),
+            );
             (
                 "settlement due",
                 json!({"owner": hexadecimal(&one.owner), "version": one.version, "leaf": leaf}),
@@ -178,10 +206,17 @@ pub fn event(event: &v1::Event) -> Value {
 /// An event's JSON as a short line: its kind, and the fields that a person looks for.
 pub fn event_line(event: &Value) -> String {
     let fields = &event["fields"];
-    let told = ["version", "owner", "from", "to", "cause", "decision", "state", "leaf", "account", "accepted", "reason"];
+    let told = [
+        "version", "owner", "from", "to", "cause", "decision", "state", "leaf", "account",
+        "accepted", "reason",
+    ];
     let parts: Vec<String> = told
         .iter()
-        .filter(|name| fields.get(**name).is_some_and(|value| !value.is_null() && *value != "0x"))
+        .filter(|name| {
+            fields
+                .get(**name)
+                .is_some_and(|value| !value.is_null() && *value != "0x")
+        })
         .map(|name| format!("{name} {}", inline(&fields[*name])))
         .collect();
     format!("{}  {}", inline(&event["kind"]), parts.join(", "))

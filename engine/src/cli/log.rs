@@ -31,8 +31,9 @@ pub fn run(common: &Common, command: LogCommand) -> Result<(), CliError> {
     let LogCommand::Verify { dir } = command;
     let folder =
         DataFolder::open(&dir).map_err(|error| CliError::Unreachable(error.to_string()))?;
-    let recorded = digests::read(&folder.digests())
-        .map_err(|error| CliError::Unreachable(format!("read {}: {error}", folder.digests().display())))?;
+    let recorded = digests::read(&folder.digests()).map_err(|error| {
+        CliError::Unreachable(format!("read {}: {error}", folder.digests().display()))
+    })?;
     let recorded_count = recorded.len();
     let started = Instant::now();
     let mut machine = LedgerMachine::checking(Ledger::new(), recorded);
@@ -57,7 +58,11 @@ pub fn run(common: &Common, command: LogCommand) -> Result<(), CliError> {
         "seconds": (seconds * 1000.0).round() / 1000.0,
         "commands_a_second": (summary.commands as f64 / seconds.max(1e-9)).round(),
     });
-    if common.json { print_json(&shown) } else { print!("{}", describe::lines(&shown, 0)) }
+    if common.json {
+        print_json(&shown)
+    } else {
+        print!("{}", describe::lines(&shown, 0))
+    }
     if let Some((recorded, replayed)) = &checked.first_difference {
         return Err(CliError::No(format!(
             "at sequence {} the running system recorded {}, the replay gives {}",
@@ -68,7 +73,9 @@ pub fn run(common: &Common, command: LogCommand) -> Result<(), CliError> {
     }
     let violations = karat_ledger::invariants::check_all(ledger);
     if let Err(violation) = violations {
-        return Err(CliError::No(format!("an invariant does not hold: {violation}")));
+        return Err(CliError::No(format!(
+            "an invariant does not hold: {violation}"
+        )));
     }
     Ok(())
 }

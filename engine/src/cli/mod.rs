@@ -88,7 +88,12 @@ struct Cli {
 #[derive(Debug, Clone, Args)]
 pub struct Common {
     /// Address of the running engine
-    #[arg(long, global = true, default_value = "http://127.0.0.1:7400", env = "KARAT_SERVER")]
+    #[arg(
+        long,
+        global = true,
+        default_value = "http://127.0.0.1:7400",
+        env = "KARAT_SERVER"
+    )]
     pub server: String,
     /// Data folder: `dev` runs on it; other commands read it directly when no engine runs on it
     #[arg(long, global = true, env = "KARAT_DATA")]
@@ -147,7 +152,10 @@ pub fn main() -> ExitCode {
         )
         .with_writer(std::io::stderr)
         .init();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("karat: start the runtime: {error}");

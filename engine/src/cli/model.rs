@@ -39,7 +39,9 @@ pub enum ModelCommand {
 fn digest(text: &str) -> Result<Bytes, CliError> {
     match hex::decode(text.trim_start_matches("0x")) {
         Ok(bytes) if bytes.len() == 32 => Ok(bytes.into()),
-        _ => Err(CliError::Usage(format!("digest {text}: 64 hex digits are needed"))),
+        _ => Err(CliError::Usage(format!(
+            "digest {text}: 64 hex digits are needed"
+        ))),
     }
 }
 
@@ -79,12 +81,18 @@ pub async fn run(common: &Common, command: ModelCommand) -> Result<(), CliError>
 
 async fn list(common: &Common) -> Result<(), CliError> {
     let mut backend = Backend::open(common).await?;
-    let models = backend.operator.list_models(v1::ListModelsRequest {}).await?.into_inner().models;
+    let models = backend
+        .operator
+        .list_models(v1::ListModelsRequest {})
+        .await?
+        .into_inner()
+        .models;
     let rows: Vec<_> = models
         .iter()
         .map(|model| {
             let role = v1::ModelRole::try_from(model.role).map_or("?", |role| role.as_str_name());
-            let stage = v1::ModelStage::try_from(model.stage).map_or("?", |stage| stage.as_str_name());
+            let stage =
+                v1::ModelStage::try_from(model.stage).map_or("?", |stage| stage.as_str_name());
             json!({
                 "digest": hexadecimal(&model.digest),
                 "name": model.name,
@@ -96,7 +104,8 @@ async fn list(common: &Common) -> Result<(), CliError> {
     if common.json {
         print_json(&json!({"models": rows}));
     } else {
-        rows.iter().for_each(|row| println!("{}", describe::inline(row)));
+        rows.iter()
+            .for_each(|row| println!("{}", describe::inline(row)));
     }
     Ok(())
 }

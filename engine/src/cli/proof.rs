@@ -64,18 +64,20 @@ fn document(
     found: &v1::GetProofResponse,
     batch: &v1::Batch,
 ) -> Result<ProofDocument, convert::Refused> {
-    let payload_digest = karat_content::digest_from_cid(&batch.payload_cid).map_err(|error| {
-        convert::Refused::new(karat_proto::Code::Malformed, error.to_string())
-    })?;
+    let payload_digest = karat_content::digest_from_cid(&batch.payload_cid)
+        .map_err(|error| convert::Refused::new(karat_proto::Code::Malformed, error.to_string()))?;
     let leaf = Leaf {
         asset: found.asset,
         owner: convert::account_or_nobody(&found.owner, "owner")?.0,
         version: found.version,
         metadata: convert::digest(&found.metadata, "metadata")?,
         collection: found.collection,
-        kind: u8::try_from(found.kind).ok().and_then(LeafKind::from_number).ok_or_else(|| {
-            convert::Refused::new(karat_proto::Code::Malformed, "kind is no leaf kind")
-        })?,
+        kind: u8::try_from(found.kind)
+            .ok()
+            .and_then(LeafKind::from_number)
+            .ok_or_else(|| {
+                convert::Refused::new(karat_proto::Code::Malformed, "kind is no leaf kind")
+            })?,
     };
     let siblings = found
         .proof
@@ -99,5 +101,12 @@ fn document(
         }),
     };
     let contract = convert::account(&found.contract, "contract")?.0;
-    Ok(ProofDocument::new(&leaf, &siblings, &committed, committed_at, contract, found.chain_id))
+    Ok(ProofDocument::new(
+        &leaf,
+        &siblings,
+        &committed,
+        committed_at,
+        contract,
+        found.chain_id,
+    ))
 }

@@ -76,12 +76,24 @@ impl PolicyArgs {
         }
         set(&mut policy.accept_below_ppm, self.accept_below_ppm);
         set(&mut policy.reject_above_ppm, self.reject_above_ppm);
-        set(&mut policy.reexecution_sample_ppm, self.reexecution_sample_ppm);
+        set(
+            &mut policy.reexecution_sample_ppm,
+            self.reexecution_sample_ppm,
+        );
         set(&mut policy.batch_changes_max, self.batch_changes_max);
         set(&mut policy.batch_age_ms_max, self.batch_age_ms_max);
-        set(&mut policy.batch_base_fee_wei_max, self.batch_base_fee_wei_max);
-        set(&mut policy.batch_deferral_ms_max, self.batch_deferral_ms_max);
-        set(&mut policy.retry_window_commands, self.retry_window_commands);
+        set(
+            &mut policy.batch_base_fee_wei_max,
+            self.batch_base_fee_wei_max,
+        );
+        set(
+            &mut policy.batch_deferral_ms_max,
+            self.batch_deferral_ms_max,
+        );
+        set(
+            &mut policy.retry_window_commands,
+            self.retry_window_commands,
+        );
         policy.version += 1;
     }
 }
@@ -91,24 +103,56 @@ pub async fn run(common: &Common, command: RealmCommand) -> Result<(), CliError>
     let mut backend = Backend::open(common).await?;
     let operator = &mut backend.operator;
     let answer = match command {
-        RealmCommand::Pause => operator.set_paused(v1::SetPausedRequest { paused: true }).await?,
-        RealmCommand::Resume => operator.set_paused(v1::SetPausedRequest { paused: false }).await?,
+        RealmCommand::Pause => {
+            operator
+                .set_paused(v1::SetPausedRequest { paused: true })
+                .await?
+        }
+        RealmCommand::Resume => {
+            operator
+                .set_paused(v1::SetPausedRequest { paused: false })
+                .await?
+        }
         RealmCommand::Freeze { asset, reason } => {
-            operator.set_frozen(v1::SetFrozenRequest { asset, frozen: true, reason }).await?
+            operator
+                .set_frozen(v1::SetFrozenRequest {
+                    asset,
+                    frozen: true,
+                    reason,
+                })
+                .await?
         }
         RealmCommand::Unfreeze { asset } => {
             let reason = String::new();
-            operator.set_frozen(v1::SetFrozenRequest { asset, frozen: false, reason }).await?
+            operator
+                .set_frozen(v1::SetFrozenRequest {
+                    asset,
+                    frozen: false,
+                    reason,
+                })
+                .await?
         }
         RealmCommand::Policy => {
-            let policy = operator.get_policy(v1::GetPolicyRequest {}).await?.into_inner().policy;
+            let policy = operator
+                .get_policy(v1::GetPolicyRequest {})
+                .await?
+                .into_inner()
+                .policy;
             return print_policy(common, &policy.unwrap_or_default());
         }
         RealmCommand::SetPolicy(args) => {
-            let policy = operator.get_policy(v1::GetPolicyRequest {}).await?.into_inner().policy;
+            let policy = operator
+                .get_policy(v1::GetPolicyRequest {})
+                .await?
+                .into_inner()
+                .policy;
             let mut policy = policy.unwrap_or_default();
             args.change(&mut policy);
-            operator.set_policy(v1::SetPolicyRequest { policy: Some(policy) }).await?
+            operator
+                .set_policy(v1::SetPolicyRequest {
+                    policy: Some(policy),
+                })
+                .await?
         }
     };
     print_outcome(common, answer.into_inner().outcome)
@@ -126,7 +170,11 @@ fn print_policy(common: &Common, policy: &v1::Policy) -> Result<(), CliError> {
         "batch_deferral_ms_max": policy.batch_deferral_ms_max,
         "retry_window_commands": policy.retry_window_commands,
     });
-    if common.json { print_json(&shown) } else { print!("{}", describe::lines(&shown, 0)) }
+    if common.json {
+        print_json(&shown)
+    } else {
+        print!("{}", describe::lines(&shown, 0))
+    }
     Ok(())
 }
 
@@ -134,7 +182,9 @@ fn print_policy(common: &Common, policy: &v1::Policy) -> Result<(), CliError> {
 pub fn print_outcome(common: &Common, outcome: Option<v1::Outcome>) -> Result<(), CliError> {
     let outcome = outcome.unwrap_or_default();
     if common.json {
-        print_json(&json!({"sequence": outcome.sequence, "code": outcome.code, "message": outcome.message}));
+        print_json(
+            &json!({"sequence": outcome.sequence, "code": outcome.code, "message": outcome.message}),
+        );
     }
     if outcome.code != 0 {
         return Err(CliError::No(outcome.message));

@@ -56,7 +56,11 @@ pub async fn run(common: &Common, command: ReviewCommand) -> Result<(), CliError
         ReviewCommand::Accept(decision) => return decide(common, backend, decision, true).await,
         ReviewCommand::Reject(decision) => return decide(common, backend, decision, false).await,
     };
-    let request = v1::LeaseReviewsRequest { reviewer, limit, peek };
+    let request = v1::LeaseReviewsRequest {
+        reviewer,
+        limit,
+        peek,
+    };
     let found = backend.operator.lease_reviews(request).await?.into_inner();
     let rows: Vec<_> = found
         .reviews
@@ -83,7 +87,11 @@ pub async fn run(common: &Common, command: ReviewCommand) -> Result<(), CliError
             row["verdict"]["corruption_ppm"],
             row["verdict"]["findings"]
                 .as_array()
-                .map(|findings| findings.iter().map(|one| describe::inline(&one["name"])).collect::<Vec<_>>().join(", "))
+                .map(|findings| findings
+                    .iter()
+                    .map(|one| describe::inline(&one["name"]))
+                    .collect::<Vec<_>>()
+                    .join(", "))
                 .unwrap_or_default(),
             match row["reviewer"].as_str() {
                 Some(name) if !name.is_empty() => format!(" (leased to {name})"),
@@ -102,7 +110,9 @@ async fn decide(
 ) -> Result<(), CliError> {
     let asset = backend
         .ledger
-        .get_asset(v1::GetAssetRequest { asset: decision.asset })
+        .get_asset(v1::GetAssetRequest {
+            asset: decision.asset,
+        })
         .await?
         .into_inner()
         .asset

@@ -32,8 +32,12 @@ pub async fn run(common: &Common, args: ServeArgs) -> Result<(), CliError> {
     if let Some(port) = args.port {
         config.gateway.listen.set_port(port);
     }
-    config.check().map_err(|error| CliError::Usage(error.to_string()))?;
-    let service = Service::start(config, Mode::Full).await.map_err(|error| start_error(&error))?;
+    config
+        .check()
+        .map_err(|error| CliError::Usage(error.to_string()))?;
+    let service = Service::start(config, Mode::Full)
+        .await
+        .map_err(|error| start_error(&error))?;
     eprint!("{}", opened_text(&service));
     let failure = tokio::select! {
         () = interrupted() => None,

@@ -8,9 +8,17 @@ use super::{Backend, CliError, Common, describe, hexadecimal, print_json};
 /// Runs the command.
 pub async fn run(common: &Common) -> Result<(), CliError> {
     let mut backend = Backend::open(common).await?;
-    let status = backend.operator.get_status(v1::GetStatusRequest {}).await?.into_inner();
+    let status = backend
+        .operator
+        .get_status(v1::GetStatusRequest {})
+        .await?
+        .into_inner();
     let shown = shown(&status);
-    if common.json { print_json(&shown) } else { print!("{}", describe::lines(&shown, 0)) }
+    if common.json {
+        print_json(&shown)
+    } else {
+        print!("{}", describe::lines(&shown, 0))
+    }
     Ok(())
 }
 
@@ -31,8 +39,11 @@ pub fn shown(status: &v1::GetStatusResponse) -> Value {
             })
         })
         .collect();
-    let figures: serde_json::Map<String, Value> =
-        status.figures.iter().map(|one| (one.name.clone(), json!(one.value))).collect();
+    let figures: serde_json::Map<String, Value> = status
+        .figures
+        .iter()
+        .map(|one| (one.name.clone(), json!(one.value)))
+        .collect();
     json!({
         "realm": status.realm,
         "epoch": status.epoch,

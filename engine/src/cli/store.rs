@@ -37,16 +37,23 @@ pub async fn run(common: &Common, command: StoreCommand) -> Result<(), CliError>
     for path in [folder.store(), folder.events(), folder.snapshots()] {
         match std::fs::remove_dir_all(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(CliError::Unreachable(format!("remove {}: {error}", path.display())));
+                return Err(CliError::Unreachable(format!(
+                    "remove {}: {error}",
+                    path.display()
+                )));
             }
             _ => {}
         }
     }
-    let service =
-        Service::start(config, Mode::ReadOnly).await.map_err(|error| unreachable(&error))?;
+    let service = Service::start(config, Mode::ReadOnly)
+        .await
+        .map_err(|error| unreachable(&error))?;
     let projected_seq = crate::projector::projected_seq(&*service.gateway.store);
     let replayed = service.opened.replayed;
-    service.stop().await.map_err(|error| CliError::Failed(error.to_string()))?;
+    service
+        .stop()
+        .await
+        .map_err(|error| CliError::Failed(error.to_string()))?;
     if common.json {
         print_json(&json!({"replayed": replayed, "projected_seq": projected_seq}));
     } else {

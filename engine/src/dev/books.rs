@@ -83,15 +83,29 @@ impl Books {
     /// Takes an event of the stream.
     pub fn take(&mut self, event: &Event) {
         match &event.kind {
-            EventKind::Minted { asset, collection, .. } if *collection == self.collection => {
-                self.entries.insert(*asset, Entry { fate: Fate::Pending, due_sequence: 0 });
+            EventKind::Minted {
+                asset, collection, ..
+            } if *collection == self.collection => {
+                self.entries.insert(
+                    *asset,
+                    Entry {
+                        fate: Fate::Pending,
+                        due_sequence: 0,
+                    },
+                );
             }
             EventKind::Verified { asset, state, .. } => {
                 self.verified += u64::from(*state == AssetState::Active);
                 self.set(*asset, *state);
             }
-            EventKind::Reviewed { asset, accepted, .. } => {
-                let state = if *accepted { AssetState::Active } else { AssetState::Rejected };
+            EventKind::Reviewed {
+                asset, accepted, ..
+            } => {
+                let state = if *accepted {
+                    AssetState::Active
+                } else {
+                    AssetState::Rejected
+                };
                 self.set(*asset, state);
             }
             EventKind::Revised { asset, .. } => {
@@ -126,7 +140,9 @@ impl Books {
     }
 
     fn set(&mut self, asset: AssetId, state: AssetState) {
-        let Some(entry) = self.entries.get_mut(&asset) else { return };
+        let Some(entry) = self.entries.get_mut(&asset) else {
+            return;
+        };
         // Settled once counts as settled, whatever its owners do with it afterwards.
         if entry.fate == Fate::Settled {
             return;
@@ -142,7 +158,10 @@ impl Books {
 
     /// The counts now.
     pub fn tally(&self) -> Tally {
-        let mut tally = Tally { minted: self.entries.len() as u64, ..Tally::default() };
+        let mut tally = Tally {
+            minted: self.entries.len() as u64,
+            ..Tally::default()
+        };
         for entry in self.entries.values() {
             *match entry.fate {
                 Fate::Pending => &mut tally.pending,
@@ -166,7 +185,12 @@ mod tests {
     use super::*;
 
     fn event(sequence: u64, kind: EventKind) -> Event {
-        Event { sequence, index: 0, time_ms: 0, kind }
+        Event {
+            sequence,
+            index: 0,
+            time_ms: 0,
+            kind,
+        }
     }
 
     fn minted(asset: AssetId) -> Event {
@@ -176,26 +200,35 @@ mod tests {
             seed: [0; 32],
             hash: [0; 32],
         };
-        event(asset, EventKind::Minted {
+        event(
             asset,
-            collection: 1,
-            owner: Account::NOBODY,
-            content: command::Content { digest: [0; 32], size: 1 },
-            traits: command::Traits::default(),
-            lineage,
-            metadata: [0; 32],
-        })
+            EventKind::Minted {
+                asset,
+                collection: 1,
+                owner: Account::NOBODY,
+                content: command::Content {
+                    digest: [0; 32],
+                    size: 1,
+                },
+                traits: command::Traits::default(),
+                lineage,
+                metadata: [0; 32],
+            },
+        )
     }
 
     fn judged(asset: AssetId, sequence: u64, state: AssetState) -> Event {
-        event(sequence, EventKind::Verified {
-            asset,
-            version: 1,
-            decision: Decision::Accept,
-            corruption_ppm: 0,
-            findings: Vec::new(),
-            state,
-        })
+        event(
+            sequence,
+            EventKind::Verified {
+                asset,
+                version: 1,
+                decision: Decision::Accept,
+                corruption_ppm: 0,
+                findings: Vec::new(),
+                state,
+            },
+        )
     }
 
     #[test]
@@ -206,17 +239,26 @@ mod tests {
         }
         books.take(&judged(1, 4, AssetState::Active));
         books.take(&judged(2, 5, AssetState::Rejected));
-        books.take(&event(6, EventKind::SettlementDue {
-            asset: 1,
-            collection: 1,
-            owner: Account::NOBODY,
-            version: 1,
-            metadata: [0; 32],
-            kind: LeafKind::Held,
-        }));
+        books.take(&event(
+            6,
+            EventKind::SettlementDue {
+                asset: 1,
+                collection: 1,
+                owner: Account::NOBODY,
+                version: 1,
+                metadata: [0; 32],
+                kind: LeafKind::Held,
+            },
+        ));
         let before = books.tally();
         assert_eq!((before.active, before.rejected, before.pending), (1, 1, 1));
-        books.take(&event(7, EventKind::BatchFinal { number: 1, settled_seq: 6 }));
+        books.take(&event(
+            7,
+            EventKind::BatchFinal {
+                number: 1,
+                settled_seq: 6,
+            },
+        ));
         books.take(&event(8, EventKind::Burned { asset: 1 }));
         let after = books.tally();
         assert_eq!((after.settled, after.ended(), after.minted), (1, 2, 3));

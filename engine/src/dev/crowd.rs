@@ -66,11 +66,17 @@ pub async fn run(
 ) -> Result<(), tonic::Status> {
     let mut ledger = LedgerClient::new(channel);
     let mut events = ledger
-        .watch(v1::WatchRequest { from_sequence, ..Default::default() })
+        .watch(v1::WatchRequest {
+            from_sequence,
+            ..Default::default()
+        })
         .await?
         .into_inner();
     let (sender, receiver) = mpsc::channel(16);
-    let mut outcomes = ledger.submit(ReceiverStream::new(receiver)).await?.into_inner();
+    let mut outcomes = ledger
+        .submit(ReceiverStream::new(receiver))
+        .await?
+        .into_inner();
     let counting = figures.clone();
     let counter = tokio::spawn(async move {
         while let Ok(Some(answer)) = outcomes.message().await {
@@ -185,8 +191,12 @@ impl Crowd {
     }
 
     fn ids(&self, wanted: impl Fn(&Known) -> bool) -> Vec<u64> {
-        let mut ids: Vec<u64> =
-            self.assets.iter().filter(|(_, known)| wanted(known)).map(|(id, _)| *id).collect();
+        let mut ids: Vec<u64> = self
+            .assets
+            .iter()
+            .filter(|(_, known)| wanted(known))
+            .map(|(id, _)| *id)
+            .collect();
         ids.sort_unstable();
         ids
     }
@@ -205,20 +215,42 @@ impl Crowd {
         }
         match self.random.random_range(0..20) {
             0 => {
-                let redeem = v1::Redeem { asset, version, to: bytes(&owner) };
+                let redeem = v1::Redeem {
+                    asset,
+                    version,
+                    to: bytes(&owner),
+                };
                 Some(self.command(owner, Kind::Redeem(redeem)))
             }
             1..=9 if other != owner => {
-                let transfer = v1::Transfer { asset, version, to: bytes(&other) };
+                let transfer = v1::Transfer {
+                    asset,
+                    version,
+                    to: bytes(&other),
+                };
                 Some(self.command(owner, Kind::Transfer(transfer)))
             }
             _ if other != owner => {
                 let amount = self.random.random_range(1..100);
                 let legs = vec![
-                    v1::Leg { from: bytes(&owner), to: bytes(&other), asset, version, amount: 0 },
-                    v1::Leg { from: bytes(&other), to: bytes(&owner), amount, ..Default::default() },
+                    v1::Leg {
+                        from: bytes(&owner),
+                        to: bytes(&other),
+                        asset,
+                        version,
+                        amount: 0,
+                    },
+                    v1::Leg {
+                        from: bytes(&other),
+                        to: bytes(&owner),
+                        amount,
+                        ..Default::default()
+                    },
                 ];
-                let exchange = v1::Exchange { legs, consents: vec![bytes(&other)] };
+                let exchange = v1::Exchange {
+                    legs,
+                    consents: vec![bytes(&other)],
+                };
                 Some(self.command(owner, Kind::Exchange(exchange)))
             }
             _ => None,
@@ -238,7 +270,10 @@ impl Crowd {
         }
         let seed: [u8; 32] = self.random.random();
         let generator = self.generator.as_mut()?;
-        let request = GenerationRequest { seed, traits: known.traits.to_vec() };
+        let request = GenerationRequest {
+            seed,
+            traits: known.traits.to_vec(),
+        };
         // One image of a few milliseconds; the crowd's runtime has nothing more urgent.
         let made = generator.generate(&[request]).ok()?.pop()?;
         let lineage = v1::Lineage {

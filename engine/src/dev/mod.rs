@@ -42,11 +42,16 @@ const END_WAIT: Duration = Duration::from_secs(10);
 pub async fn run(common: &Common, args: DevArgs) -> Result<(), CliError> {
     let started = Instant::now();
     let mut config = Config::default();
-    config.data.dir = common.data.clone().unwrap_or_else(|| PathBuf::from("karat-data"));
+    config.data.dir = common
+        .data
+        .clone()
+        .unwrap_or_else(|| PathBuf::from("karat-data"));
     config.data.models_dir.clone_from(&args.models);
     config.gateway.listen.set_port(args.port);
     let models = ModelFolders::find(&args.models).map_err(CliError::Usage)?;
-    let service = Service::start(config, Mode::Full).await.map_err(|error| start_error(&error))?;
+    let service = Service::start(config, Mode::Full)
+        .await
+        .map_err(|error| start_error(&error))?;
     let address = format!("http://{}", service.address);
     let core = service.gateway.core.clone();
     let edge_dir = core.folder.edge();
@@ -72,7 +77,10 @@ pub async fn run(common: &Common, args: DevArgs) -> Result<(), CliError> {
     } else {
         print!("{}", summary.to_text(&books));
     }
-    service.stop().await.map_err(|error| CliError::Failed(error.to_string()))?;
+    service
+        .stop()
+        .await
+        .map_err(|error| CliError::Failed(error.to_string()))?;
     ended?;
     if args.assets.is_some() && !summary.is_closed() {
         return Err(CliError::No("not every asset is accounted for".into()));
@@ -149,7 +157,9 @@ impl Run {
         let node = on_own_thread("karat-edge", async move {
             let ended = node::run(node_config, figures, stops).await;
             let _ = over.send(true);
-            ended.map(|_| ()).map_err(|error| format!("edge node: {error}"))
+            ended
+                .map(|_| ())
+                .map_err(|error| format!("edge node: {error}"))
         })?;
         let crowd_figures = Arc::new(CrowdFigures::default());
         let books = Arc::new(Mutex::new(Books::new(setup.collection)));
@@ -169,7 +179,10 @@ impl Run {
         let books_task = tokio::spawn(async move {
             while let Ok(Some(blocks)) = reader.next(4096).await {
                 let mut books = kept.lock();
-                blocks.iter().flat_map(|block| &block.events).for_each(|event| books.take(event));
+                blocks
+                    .iter()
+                    .flat_map(|block| &block.events)
+                    .for_each(|event| books.take(event));
                 if first.lock().is_none() && books.tally().settled > 0 {
                     *first.lock() = Some(Instant::now());
                 }
@@ -276,7 +289,10 @@ async fn watch(
                 books: &books,
                 status: &status,
                 gas_an_asset: service.gateway.settlement.gas_an_asset(),
-                crowd: (crowd.sent.load(Ordering::Relaxed), crowd.refused.load(Ordering::Relaxed)),
+                crowd: (
+                    crowd.sent.load(Ordering::Relaxed),
+                    crowd.refused.load(Ordering::Relaxed),
+                ),
             };
             progress.draw(&picture, over, common.json);
         }
@@ -284,7 +300,9 @@ async fn watch(
             return Ok(());
         }
         if run.node.is_finished() && args.assets.is_none() {
-            return Err(CliError::Failed("the edge node ended; its cause is above".into()));
+            return Err(CliError::Failed(
+                "the edge node ended; its cause is above".into(),
+            ));
         }
     }
 }

@@ -41,7 +41,11 @@ impl Progress {
     /// For standard output, or for standard error when standard output is for machines.
     pub fn new(json: bool) -> Progress {
         let terminal = !json && std::io::stdout().is_terminal();
-        Progress { terminal, drawn_lines: 0, last_line: None }
+        Progress {
+            terminal,
+            drawn_lines: 0,
+            last_line: None,
+        }
     }
 
     /// Draws; without a terminal only when the pause since the last line is over, or at the end.
@@ -58,7 +62,9 @@ impl Progress {
             self.drawn_lines = text.lines().count();
             return;
         }
-        let due = self.last_line.is_none_or(|last| picture.elapsed >= last + LINE_PAUSE);
+        let due = self
+            .last_line
+            .is_none_or(|last| picture.elapsed >= last + LINE_PAUSE);
         if !due && !at_end {
             return;
         }
@@ -73,11 +79,19 @@ impl Progress {
 }
 
 fn gas(picture: &Picture<'_>) -> String {
-    picture.gas_an_asset.map_or("-".into(), |gas| format!("{gas:.0}"))
+    picture
+        .gas_an_asset
+        .map_or("-".into(), |gas| format!("{gas:.0}"))
 }
 
 fn line(picture: &Picture<'_>) -> String {
-    let Picture { node, tally, books, status, .. } = picture;
+    let Picture {
+        node,
+        tally,
+        books,
+        status,
+        ..
+    } = picture;
     format!(
         "{:6.1}s generated {} sequenced {} verified {} rejected {} review {} traded {} settled {} refused {} gas/asset {} | {}",
         picture.elapsed.as_secs_f64(),
@@ -95,7 +109,13 @@ fn line(picture: &Picture<'_>) -> String {
 }
 
 fn block(picture: &Picture<'_>) -> String {
-    let Picture { node, tally, books, status, .. } = picture;
+    let Picture {
+        node,
+        tally,
+        books,
+        status,
+        ..
+    } = picture;
     let mut text = format!(
         "\n  {:>7.1} s   edge node: {} on {}, {} us an image\n\n",
         picture.elapsed.as_secs_f64(),
@@ -104,9 +124,27 @@ fn block(picture: &Picture<'_>) -> String {
         node.generate_p50_us,
     );
     let rows = [
-        ("generated", node.generated, format!("{} spoiled on purpose, {} in the spool", node.spoiled, node.spooled)),
-        ("sequenced", status.applied_seq, format!("durable {}, in the store {}", status.durable_seq, status.projected_seq)),
-        ("verified", books.verified, format!("{} waiting for a verdict", tally.pending)),
+        (
+            "generated",
+            node.generated,
+            format!(
+                "{} spoiled on purpose, {} in the spool",
+                node.spoiled, node.spooled
+            ),
+        ),
+        (
+            "sequenced",
+            status.applied_seq,
+            format!(
+                "durable {}, in the store {}",
+                status.durable_seq, status.projected_seq
+            ),
+        ),
+        (
+            "verified",
+            books.verified,
+            format!("{} waiting for a verdict", tally.pending),
+        ),
         ("rejected", tally.rejected, String::new()),
         ("in review", tally.in_review, "karat review list".into()),
         ("refused", node.refused_count(), String::new()),
@@ -118,12 +156,18 @@ fn block(picture: &Picture<'_>) -> String {
                 books.revised, books.redeemed, books.claims_lost, picture.crowd.0, picture.crowd.1
             ),
         ),
-        ("settled", tally.settled, format!("gas an asset {}", gas(picture))),
+        (
+            "settled",
+            tally.settled,
+            format!("gas an asset {}", gas(picture)),
+        ),
     ];
     for (name, count, note) in rows {
         text.push_str(&format!("  {name:<10} {count:>9}   {note}\n"));
     }
-    text.push_str("\n  ack          count        p50        p99      p99.9        max   microseconds\n");
+    text.push_str(
+        "\n  ack          count        p50        p99      p99.9        max   microseconds\n",
+    );
     for one in &status.latencies {
         let level = v1::AckLevel::try_from(one.ack).map_or("?", |level| level.as_str_name());
         text.push_str(&format!(

@@ -67,11 +67,11 @@ pub async fn prepare(
     for folder in generators.iter().chain(auditors) {
         approve(view, &mut operators, folder).await?;
     }
-    let generator = generators
-        .first()
-        .cloned()
-        .ok_or_else(|| CliError::Usage("no generator in the models' folder; see --models".into()))?;
-    let manifest = Manifest::load(&generator).map_err(|error| CliError::Usage(error.to_string()))?;
+    let generator = generators.first().cloned().ok_or_else(|| {
+        CliError::Usage("no generator in the models' folder; see --models".into())
+    })?;
+    let manifest =
+        Manifest::load(&generator).map_err(|error| CliError::Usage(error.to_string()))?;
     let secret = load_or_make_secret(edge_dir)?;
     let creator = Account::from_name(CREATOR);
     let existing = view
@@ -85,14 +85,24 @@ pub async fn prepare(
             let kind = Kind::CreateCollection(v1::CreateCollection { spec: Some(spec) });
             let outcome = enter(&mut ledger, creator, kind).await?;
             for number in 0..PLAYERS {
-                let deposit = v1::Deposit { account: bytes(&player(number)), amount: PURSE };
+                let deposit = v1::Deposit {
+                    account: bytes(&player(number)),
+                    amount: PURSE,
+                };
                 enter(&mut ledger, operator, Kind::Deposit(deposit)).await?;
             }
-            u32::try_from(outcome.subject)
-                .map_err(|_| CliError::Failed("the collection's number has more than 32 bits".into()))?
+            u32::try_from(outcome.subject).map_err(|_| {
+                CliError::Failed("the collection's number has more than 32 bits".into())
+            })?
         }
     };
-    Ok(Setup { collection, creator, secret, generator, manifest })
+    Ok(Setup {
+        collection,
+        creator,
+        secret,
+        generator,
+        manifest,
+    })
 }
 
 /// An account's bytes.
@@ -111,12 +121,21 @@ async fn enter(
         format: limits::COMMAND_FORMAT,
         kind: Some(kind),
     };
-    let request =
-        v1::ExecuteRequest { ack: v1::AckLevel::Durable.into(), command: Some(command) };
-    let answer = ledger.execute(request).await.map_err(failed("prepare the realm"))?.into_inner();
+    let request = v1::ExecuteRequest {
+        ack: v1::AckLevel::Durable.into(),
+        command: Some(command),
+    };
+    let answer = ledger
+        .execute(request)
+        .await
+        .map_err(failed("prepare the realm"))?
+        .into_inner();
     let outcome = answer.outcome.unwrap_or_default();
     if outcome.code != Code::Accepted as u32 {
-        return Err(CliError::Failed(format!("prepare the realm: {}", outcome.message)));
+        return Err(CliError::Failed(format!(
+            "prepare the realm: {}",
+            outcome.message
+        )));
     }
     Ok(outcome)
 }
@@ -132,7 +151,10 @@ async fn approve(
         Role::Generator => v1::ModelRole::Generator,
         Role::Auditor => v1::ModelRole::Auditor,
     };
-    let known = view.models().iter().any(|model| model.digest == manifest.digest);
+    let known = view
+        .models()
+        .iter()
+        .any(|model| model.digest == manifest.digest);
     let changes: &[v1::ModelChange] = match (known, view.is_approved(&manifest.digest)) {
         (_, true) => &[],
         (true, false) => &[v1::ModelChange::Promote],
@@ -145,11 +167,18 @@ async fn approve(
             name: format!("{} {}", manifest.name, manifest.version),
             role: role.into(),
         };
-        let answer =
-            operators.change_model(request).await.map_err(failed("approve a model"))?.into_inner();
+        let answer = operators
+            .change_model(request)
+            .await
+            .map_err(failed("approve a model"))?
+            .into_inner();
         let outcome = answer.outcome.unwrap_or_default();
         if outcome.code != Code::Accepted as u32 {
-            return Err(CliError::Failed(format!("approve {}: {}", folder.display(), outcome.message)));
+            return Err(CliError::Failed(format!(
+                "approve {}: {}",
+                folder.display(),
+                outcome.message
+            )));
         }
     }
     Ok(())
@@ -181,7 +210,11 @@ fn spec_of(manifest: &Manifest, secret: &Secret, creator: Account) -> v1::Collec
             .collect(),
         value_caps: Vec::new(),
         claim_window_ms: CLAIM_WINDOW_MS,
-        pending_rule: Some(v1::PendingRule { trade: false, settle: false, show: true }),
+        pending_rule: Some(v1::PendingRule {
+            trade: false,
+            settle: false,
+            show: true,
+        }),
         seed_commitment: Bytes::copy_from_slice(&secret.commitment()),
         royalty_basis_points: 250,
         royalty_receiver: bytes(&creator),
@@ -191,7 +224,8 @@ fn spec_of(manifest: &Manifest, secret: &Secret, creator: Account) -> v1::Collec
 /// The secret behind the collection's seeds: made once, readable by its owner only.
 fn load_or_make_secret(dir: &Path) -> Result<Secret, CliError> {
     let path = dir.join("collection.secret");
-    let failed = |error: std::io::Error| CliError::Unreachable(format!("{}: {error}", path.display()));
+    let failed =
+        |error: std::io::Error| CliError::Unreachable(format!("{}: {error}", path.display()));
     if path.exists() {
         let text = std::fs::read_to_string(&path).map_err(failed)?;
         return Secret::from_hex(text.trim())
@@ -204,6 +238,8 @@ fn load_or_make_secret(dir: &Path) -> Result<Secret, CliError> {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let mut file = options.open(&path).map_err(failed)?;
-    file.write_all(hex::encode(secret).as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
+    file.write_all(hex::encode(secret).as_bytes())
+        .and_then(|()| file.sync_all())
+        .map_err(failed)?;
     Ok(Secret::from_bytes(secret))
 }

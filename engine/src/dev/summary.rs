@@ -26,7 +26,10 @@ pub struct Summary {
 impl Summary {
     /// Assets that a run before this one generated and this one minted.
     fn left_over(&self) -> u64 {
-        let of_this_run = self.node.generated.saturating_sub(self.node.refused_count());
+        let of_this_run = self
+            .node
+            .generated
+            .saturating_sub(self.node.refused_count());
         self.tally.minted.saturating_sub(of_this_run)
     }
 
@@ -99,9 +102,14 @@ impl Summary {
             books.traded,
             books.revised,
             books.redeemed,
-            self.gas_an_asset.map_or("-".into(), |gas| format!("{gas:.0}")),
+            self.gas_an_asset
+                .map_or("-".into(), |gas| format!("{gas:.0}")),
             latency_text(&self.status.latencies),
-            if self.is_closed() { "close" } else { "DO NOT CLOSE" }
+            if self.is_closed() {
+                "close"
+            } else {
+                "DO NOT CLOSE"
+            }
         ));
         text
     }
@@ -113,17 +121,34 @@ pub fn latency_text(latencies: &[v1::AckLatency]) -> String {
         .iter()
         .map(|one| {
             let level = v1::AckLevel::try_from(one.ack).map_or("?", |level| level.as_str_name());
-            format!("{} p50 {} us p99 {} us", lower(level, "ACK_LEVEL_"), one.p50_us, one.p99_us)
+            format!(
+                "{} p50 {} us p99 {} us",
+                lower(level, "ACK_LEVEL_"),
+                one.p50_us,
+                one.p99_us
+            )
         })
         .collect();
-    if parts.is_empty() { "no answers yet".into() } else { parts.join(", ") }
+    if parts.is_empty() {
+        "no answers yet".into()
+    } else {
+        parts.join(", ")
+    }
 }
 
 /// Memory of this process, bytes; 0 where the system does not say.
 pub fn resident_bytes() -> u64 {
-    let Ok(text) = std::fs::read_to_string("/proc/self/status") else { return 0 };
+    let Ok(text) = std::fs::read_to_string("/proc/self/status") else {
+        return 0;
+    };
     text.lines()
         .find_map(|line| line.strip_prefix("VmRSS:"))
-        .and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<u64>().ok())
+        .and_then(|rest| {
+            rest.trim()
+                .trim_end_matches("kB")
+                .trim()
+                .parse::<u64>()
+                .ok()
+        })
         .map_or(0, |kilobytes| kilobytes * 1024)
 }

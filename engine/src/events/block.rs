@@ -39,7 +39,9 @@ impl BlockEvents {
     /// # Errors
     /// Says what does not fit.
     pub fn decode(bytes: &[u8]) -> Result<BlockEvents, String> {
-        let header = bytes.first_chunk::<HEADER_BYTES>().ok_or("shorter than its header")?;
+        let header = bytes
+            .first_chunk::<HEADER_BYTES>()
+            .ok_or("shorter than its header")?;
         let number = |at: usize| {
             let mut word = [0; 8];
             word.copy_from_slice(&header[at..at + 8]);

@@ -23,7 +23,10 @@ pub struct HubConfig {
 
 impl Default for HubConfig {
     fn default() -> HubConfig {
-        HubConfig { channel_blocks: 4096, memory_bytes: 64 * 1024 * 1024 }
+        HubConfig {
+            channel_blocks: 4096,
+            memory_bytes: 64 * 1024 * 1024,
+        }
     }
 }
 
@@ -113,7 +116,8 @@ impl EventHub {
                 }
             }
             drop(ring);
-            self.written_seq.store(log.last_sequence(), Ordering::Release);
+            self.written_seq
+                .store(log.last_sequence(), Ordering::Release);
             self.moved.send_replace(());
         }
         if let Err(error) = log.flush() {
@@ -147,7 +151,8 @@ impl EventHub {
 
     /// Last sequence whose events can be read and whose command no loss of power can take back.
     pub fn durable_seq(&self) -> u64 {
-        self.written_seq().min(self.durable_seq.load(Ordering::Acquire))
+        self.written_seq()
+            .min(self.durable_seq.load(Ordering::Acquire))
     }
 
     /// Wakes when a position moved.
@@ -170,7 +175,9 @@ impl EventHub {
         if ring.blocks.front()?.first_sequence > from_sequence {
             return None;
         }
-        let start = ring.blocks.partition_point(|block| block.last_sequence < from_sequence);
+        let start = ring
+            .blocks
+            .partition_point(|block| block.last_sequence < from_sequence);
         let mut found = Vec::new();
         let mut events = 0;
         for block in ring.blocks.range(start..) {

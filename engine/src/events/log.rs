@@ -52,7 +52,10 @@ pub struct EventLog {
 }
 
 fn io_error(path: &Path) -> impl FnOnce(io::Error) -> EventLogError + '_ {
-    move |source| EventLogError::Io { path: path.to_owned(), source }
+    move |source| EventLogError::Io {
+        path: path.to_owned(),
+        source,
+    }
 }
 
 fn segment_path(dir: &Path, first_sequence: u64) -> PathBuf {
@@ -67,7 +70,12 @@ fn segments(dir: &Path) -> Result<Vec<(u64, PathBuf)>, EventLogError> {
         let first = path
             .file_name()
             .and_then(|name| name.to_str())
-            .and_then(|name| name.strip_prefix("events-")?.strip_suffix(".log")?.parse().ok());
+            .and_then(|name| {
+                name.strip_prefix("events-")?
+                    .strip_suffix(".log")?
+                    .parse()
+                    .ok()
+            });
         if let Some(first) = first {
             found.push((first, path));
         }
@@ -120,7 +128,10 @@ impl EventLog {
                 found.pop();
                 continue;
             }
-            let file = OpenOptions::new().write(true).open(path).map_err(io_error(path))?;
+            let file = OpenOptions::new()
+                .write(true)
+                .open(path)
+                .map_err(io_error(path))?;
             file.set_len(good_bytes).map_err(io_error(path))?;
             log.last_sequence = last;
             log.bytes = good_bytes;
@@ -186,7 +197,8 @@ impl EventLog {
                 self.file = Some(file);
             }
             if let Some(file) = self.file.as_mut() {
-                file.seek(SeekFrom::Start(self.bytes)).map_err(io_error(&self.path))?;
+                file.seek(SeekFrom::Start(self.bytes))
+                    .map_err(io_error(&self.path))?;
                 file.write_all(&buffer).map_err(io_error(&self.path))?;
             }
             self.bytes += buffer.len() as u64;
@@ -223,12 +235,18 @@ impl Cursor {
     /// When the system refuses.
     pub fn seek(dir: &Path, sequence: u64) -> Result<Cursor, EventLogError> {
         let found = segments(dir)?;
-        let at = found.partition_point(|(first, _)| *first <= sequence).saturating_sub(1);
+        let at = found
+            .partition_point(|(first, _)| *first <= sequence)
+            .saturating_sub(1);
         let (frames, segment_first) = match found.get(at) {
             Some((first, path)) => (Some(Frames::open(path)?), *first),
             None => (None, 0),
         };
-        Ok(Cursor { dir: dir.to_owned(), frames, segment_first })
+        Ok(Cursor {
+            dir: dir.to_owned(),
+            frames,
+            segment_first,
+        })
     }
 
     /// The next block that ends at or after `from_sequence`; `None` where the log ends now (ask again later).
@@ -288,7 +306,10 @@ impl Frames {
                 frames.offset = 0;
                 Ok(frames)
             }
-            Err(source) => Err(EventLogError::Io { path: path.to_owned(), source }),
+            Err(source) => Err(EventLogError::Io {
+                path: path.to_owned(),
+                source,
+            }),
         }
     }
 
@@ -320,7 +341,9 @@ impl Frames {
             Ok(true) if crc32c::crc32c(&buffer) != checksum => {
                 Err(self.damaged("the checksum does not match"))
             }
-            Ok(true) => BlockEvents::decode(&buffer).map(Some).map_err(|reason| self.damaged(reason)),
+            Ok(true) => BlockEvents::decode(&buffer)
+                .map(Some)
+                .map_err(|reason| self.damaged(reason)),
         };
         self.buffer = buffer;
         if matches!(result, Ok(Some(_))) {
@@ -334,10 +357,15 @@ impl Frames {
         match self.file.read_exact(buffer) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                self.file.seek(SeekFrom::Start(self.offset)).map_err(io_error(&self.path))?;
+                self.file
+                    .seek(SeekFrom::Start(self.offset))
+                    .map_err(io_error(&self.path))?;
                 Ok(false)
             }
-            Err(source) => Err(EventLogError::Io { path: self.path.clone(), source }),
+            Err(source) => Err(EventLogError::Io {
+                path: self.path.clone(),
+                source,
+            }),
         }
     }
 }

@@ -21,7 +21,13 @@ impl EventReader {
     /// A reader that begins at `from_sequence`. With `durable_only` it never shows what a loss of power could take back.
     pub fn new(hub: Arc<EventHub>, from_sequence: u64, durable_only: bool) -> EventReader {
         let moved = hub.subscribe();
-        EventReader { hub, moved, next_sequence: from_sequence.max(1), durable_only, cursor: None }
+        EventReader {
+            hub,
+            moved,
+            next_sequence: from_sequence.max(1),
+            durable_only,
+            cursor: None,
+        }
     }
 
     /// The sequence that comes next.
@@ -31,7 +37,11 @@ impl EventReader {
 
     /// Last sequence that could be read now.
     pub fn available_seq(&self) -> u64 {
-        if self.durable_only { self.hub.durable_seq() } else { self.hub.written_seq() }
+        if self.durable_only {
+            self.hub.durable_seq()
+        } else {
+            self.hub.written_seq()
+        }
     }
 
     /// What is there now, about `events_max` events; empty when the reader is at the end. May read files.
@@ -43,7 +53,10 @@ impl EventReader {
         if to_sequence < self.next_sequence {
             return Ok(Vec::new());
         }
-        let blocks = match self.hub.from_memory(self.next_sequence, to_sequence, events_max) {
+        let blocks = match self
+            .hub
+            .from_memory(self.next_sequence, to_sequence, events_max)
+        {
             Some(blocks) => {
                 self.cursor = None;
                 blocks

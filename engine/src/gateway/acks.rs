@@ -42,7 +42,12 @@ struct Waiting {
 impl AckTracker {
     /// A tracker for at most `waiting_max` answers.
     pub fn new(view: Arc<View>, latencies: Arc<Latencies>, waiting_max: usize) -> AckTracker {
-        AckTracker { view, latencies, waiting: Mutex::default(), waiting_max }
+        AckTracker {
+            view,
+            latencies,
+            waiting: Mutex::default(),
+            waiting_max,
+        }
     }
 
     /// Whether `more` answers may wait. A bound, not a reservation: streams that race may pass it by one request each.
@@ -55,8 +60,14 @@ impl AckTracker {
     pub fn wait(&self, outcome: &Outcome, level: AckLevel, since: Instant, done: Option<Done>) {
         let asset = outcome.subject;
         let version = self.view.asset(asset).map_or(0, |asset| asset.version);
-        let waiter =
-            Waiter { since, level, sequence: outcome.sequence, version, due_sequence: 0, done };
+        let waiter = Waiter {
+            since,
+            level,
+            sequence: outcome.sequence,
+            version,
+            due_sequence: 0,
+            done,
+        };
         let mut waiting = self.waiting.lock();
         if waiter.done.is_none() && waiting.count >= self.waiting_max {
             return;
@@ -64,7 +75,9 @@ impl AckTracker {
         waiting.by_asset.entry(asset).or_default().push(waiter);
         waiting.count += 1;
         // The event may have passed before the waiter stood here; the view tells.
-        let Some(now) = self.view.asset(asset) else { return };
+        let Some(now) = self.view.asset(asset) else {
+            return;
+        };
         let settled_seq = self.view.settled_seq();
         self.resolve(&mut waiting, asset, |waiter| {
             if now.settle_sequence >= waiter.sequence && waiter.due_sequence == 0 {
@@ -80,7 +93,9 @@ impl AckTracker {
             EventKind::Verified { asset, .. }
             | EventKind::Reviewed { asset, .. }
             | EventKind::Burned { asset } => {
-                let Some(now) = self.view.asset(*asset) else { return };
+                let Some(now) = self.view.asset(*asset) else {
+                    return;
+                };
                 let settled_seq = self.view.settled_seq();
                 self.resolve(&mut self.waiting.lock(), *asset, |waiter| {
                     judge(waiter, now.state, now.version, settled_seq)
@@ -115,7 +130,9 @@ impl AckTracker {
         asset: AssetId,
         mut judge: impl FnMut(&mut Waiter) -> Option<(AckLevel, &'static str)>,
     ) {
-        let Some(waiters) = waiting.by_asset.get_mut(&asset) else { return };
+        let Some(waiters) = waiting.by_asset.get_mut(&asset) else {
+            return;
+        };
         let mut resolved = 0;
         waiters.retain_mut(|waiter| match judge(waiter) {
             None => true,

@@ -32,7 +32,12 @@ pub fn admit(
             store_content(content, &mut mint.content, &mut mint.digest, &mut mint.size)?;
         }
         Some(Kind::Revise(revise)) => {
-            store_content(content, &mut revise.content, &mut revise.digest, &mut revise.size)?;
+            store_content(
+                content,
+                &mut revise.content,
+                &mut revise.digest,
+                &mut revise.size,
+            )?;
         }
         Some(
             Kind::Genesis(_)
@@ -64,7 +69,10 @@ fn store_content(
     let bytes = std::mem::take(content);
     if bytes.is_empty() {
         let named = convert::digest(digest, "digest (or content)")?;
-        if store.contains(&named).map_err(|error| unavailable(&error))? {
+        if store
+            .contains(&named)
+            .map_err(|error| unavailable(&error))?
+        {
             return Ok(());
         }
         return Err(Refused::new(
@@ -78,7 +86,11 @@ fn store_content(
     if !digest.is_empty() && digest[..] != found {
         return Err(Refused::new(
             Code::DigestMismatch,
-            format!("digest says {}, the bytes have {}", hex::encode(&digest[..]), hex::encode(found)),
+            format!(
+                "digest says {}, the bytes have {}",
+                hex::encode(&digest[..]),
+                hex::encode(found)
+            ),
         ));
     }
     if *size != 0 && *size as usize != bytes.len() {
@@ -109,7 +121,11 @@ pub struct RateLimit {
 impl RateLimit {
     /// A limit of `a_second` commands; 0 for none.
     pub fn new(a_second: u64, now: Instant) -> RateLimit {
-        RateLimit { a_second, tokens: a_second as f64, last: now }
+        RateLimit {
+            a_second,
+            tokens: a_second as f64,
+            last: now,
+        }
     }
 
     /// Takes `commands` tokens.

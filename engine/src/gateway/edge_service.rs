@@ -42,8 +42,14 @@ impl Edge for EdgeService {
         let stream = self.gateway.take_stream()?;
         let mut requests = request.into_inner();
         let hello = match requests.message().await? {
-            Some(v1::EdgeRequest { kind: Some(Up::Hello(hello)) }) => hello,
-            _ => return Err(Status::invalid_argument("the first message must be a Hello")),
+            Some(v1::EdgeRequest {
+                kind: Some(Up::Hello(hello)),
+            }) => hello,
+            _ => {
+                return Err(Status::invalid_argument(
+                    "the first message must be a Hello",
+                ));
+            }
         };
         let node = Node::from_hello(hello).map_err(|refused| super::refusal_status(&refused))?;
         // Unbounded in form only: what goes down is answers to what came up, and that is bounded by credits; directives
@@ -52,7 +58,11 @@ impl Edge for EdgeService {
         let gateway = self.gateway.clone();
         tokio::spawn(async move {
             let _stream = stream;
-            let directives = tokio::spawn(send_directives(gateway.clone(), sender.clone(), node.models.clone()));
+            let directives = tokio::spawn(send_directives(
+                gateway.clone(),
+                sender.clone(),
+                node.models.clone(),
+            ));
             serve_node(&gateway, requests, &sender, &node).await;
             directives.abort();
         });
@@ -69,7 +79,10 @@ struct Node {
 impl Node {
     fn from_hello(hello: v1::Hello) -> Result<Node, Refused> {
         if hello.node.is_empty() || hello.node.len() > limits::NAME_BYTES_MAX {
-            return Err(Refused::new(Code::TextTooLong, "hello.node must have 1 to 64 bytes"));
+            return Err(Refused::new(
+                Code::TextTooLong,
+                "hello.node must have 1 to 64 bytes",
+            ));
         }
         let account = convert::account(&hello.account, "hello.account")?;
         let models = hello
@@ -77,7 +90,11 @@ impl Node {
             .iter()
             .map(|model| convert::digest(&model.digest, "hello.models.digest"))
             .collect::<Result<_, _>>()?;
-        Ok(Node { name: hello.node, account, models })
+        Ok(Node {
+            name: hello.node,
+            account,
+            models,
+        })
     }
 }
 
@@ -100,22 +117,36 @@ async fn serve_node(
     node: &Node,
 ) {
     let credits_max = gateway.core.config.gateway.edge_credits_max;
-    let approved = node.models.iter().filter(|digest| gateway.core.view.is_approved(digest));
+    let approved = node
+        .models
+        .iter()
+        .filter(|digest| gateway.core.view.is_approved(digest));
     let _ = sender.send(down(Down::Welcome(v1::Welcome {
         realm: gateway.core.config.realm.name.clone(),
-        approved_models: approved.map(|digest| Bytes::copy_from_slice(digest)).collect(),
+        approved_models: approved
+            .map(|digest| Bytes::copy_from_slice(digest))
+            .collect(),
         credits_max,
     })));
-    let _ = sender.send(down(Down::Credits(v1::Credits { amount: credits_max })));
-    tracing::info!(node = node.name, models = node.models.len(), "edge node connected");
+    let _ = sender.send(down(Down::Credits(v1::Credits {
+        amount: credits_max,
+    })));
+    tracing::info!(
+        node = node.name,
+        models = node.models.len(),
+        "edge node connected"
+    );
     // Credits that the node holds or has under way; a node that sends more than it was given is cut off.
     let open = Arc::new(std::sync::atomic::AtomicU32::new(0));
     loop {
         match requests.message().await {
-            Ok(Some(v1::EdgeRequest { kind: Some(Up::Assets(assets)) })) => {
+            Ok(Some(v1::EdgeRequest {
+                kind: Some(Up::Assets(assets)),
+            })) => {
                 let count = assets.assets.len();
                 let within = count <= ASSETS_A_MESSAGE_MAX
-                    && open.fetch_add(count as u32, std::sync::atomic::Ordering::AcqRel) + count as u32
+                    && open.fetch_add(count as u32, std::sync::atomic::Ordering::AcqRel)
+                        + count as u32
                         <= credits_max;
                 if !within {
                     let message = format!(
@@ -170,7 +201,9 @@ fn take_assets(
         let (gateway, sender, open, ids) = for_reply;
         match answered {
             Ok(answered) => {
-                gateway.latencies.record(AckLevel::Durable, now.elapsed(), ids.len() as u64);
+                gateway
+                    .latencies
+                    .record(AckLevel::Durable, now.elapsed(), ids.len() as u64);
                 for outcome in &answered.outcomes {
                     if super::submit::has_more_to_wait_for(outcome) && !outcome.replayed {
                         gateway.acks.wait(outcome, AckLevel::Verified, now, None);
@@ -185,7 +218,9 @@ fn take_assets(
             }
             Err(error) => {
                 let refused = crate::core::submit_refusal(&error);
-                let outcomes = ids.iter().map(|id| convert::refusal_to_wire(&id.0, &refused, 1000));
+                let outcomes = ids
+                    .iter()
+                    .map(|id| convert::refusal_to_wire(&id.0, &refused, 1000));
                 answer(&sender, &open, outcomes.collect());
             }
         }
@@ -196,7 +231,9 @@ fn take_assets(
             _ => 1000,
         };
         let refused = crate::core::submit_refusal(&error);
-        let outcomes = ids.iter().map(|id| convert::refusal_to_wire(&id.0, &refused, retry_after_ms));
+        let outcomes = ids
+            .iter()
+            .map(|id| convert::refusal_to_wire(&id.0, &refused, retry_after_ms));
         answer(sender, open, outcomes.collect());
     }
 }
@@ -222,7 +259,10 @@ fn check_model(gateway: &Gateway, node: &Node, asset: &v1::EdgeAsset) -> Result<
     if !node.models.contains(&model) {
         return Err(Refused::new(
             Code::ModelNotApproved,
-            format!("the node did not attest model {} when it connected", hex::encode(model)),
+            format!(
+                "the node did not attest model {} when it connected",
+                hex::encode(model)
+            ),
         ));
     }
     // The ledger decides in the order; refusing here only saves the content store from bytes that cannot be minted.
@@ -262,12 +302,16 @@ async fn send_directives(gateway: Arc<Gateway>, sender: Answers, models: Vec<Dig
     while let Ok(Some(blocks)) = reader.next(1024).await {
         for event in blocks.iter().flat_map(|block| &block.events) {
             let message = match &event.kind {
-                EventKind::ModelPromoted { digest } if models.contains(digest) => {
-                    directive(DirectiveKind::ModelApproved, digest, "promoted by the operator")
-                }
-                EventKind::ModelRetired { digest } if models.contains(digest) => {
-                    directive(DirectiveKind::ModelRetired, digest, "retired by the operator")
-                }
+                EventKind::ModelPromoted { digest } if models.contains(digest) => directive(
+                    DirectiveKind::ModelApproved,
+                    digest,
+                    "promoted by the operator",
+                ),
+                EventKind::ModelRetired { digest } if models.contains(digest) => directive(
+                    DirectiveKind::ModelRetired,
+                    digest,
+                    "retired by the operator",
+                ),
                 EventKind::Paused { paused: true } => {
                     directive(DirectiveKind::Pause, &[], "the operator paused the realm")
                 }

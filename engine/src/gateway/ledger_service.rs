@@ -60,8 +60,9 @@ impl LedgerService {
             return Ok(batch.clone());
         }
         match self.gateway.store.batch(number).map_err(store_status)? {
-            Some(row) => v1::Batch::decode(row)
-                .map_err(|error| Status::data_loss(format!("batch {number} in the store: {error}"))),
+            Some(row) => v1::Batch::decode(row).map_err(|error| {
+                Status::data_loss(format!("batch {number} in the store: {error}"))
+            }),
             None => Err(Status::not_found(format!("there is no batch {number}"))),
         }
     }
@@ -78,7 +79,11 @@ impl Ledger for LedgerService {
     ) -> Answer<Self::SubmitStream> {
         self.gateway.verifier()?;
         let stream = self.gateway.take_stream()?;
-        Ok(Response::new(submit::open(self.gateway.clone(), request.into_inner(), stream)))
+        Ok(Response::new(submit::open(
+            self.gateway.clone(),
+            request.into_inner(),
+            stream,
+        )))
     }
 
     async fn execute(&self, request: Request<v1::ExecuteRequest>) -> Answer<v1::ExecuteResponse> {
@@ -86,15 +91,17 @@ impl Ledger for LedgerService {
         let now = Instant::now();
         let request = request.into_inner();
         let level = level_of(request.ack).map_err(refused)?;
-        let command =
-            request.command.ok_or_else(|| Status::invalid_argument("command is not set"))?;
+        let command = request
+            .command
+            .ok_or_else(|| Status::invalid_argument("command is not set"))?;
         let core = &self.gateway.core;
         let prepared = admit(&*core.content, command).map_err(|refusal| {
             self.gateway.count_door_refusal(refusal.code);
             refused(refusal)
         })?;
         let id = prepared.command.id;
-        if matches!(level, AckLevel::Verified | AckLevel::Settled) && !self.gateway.acks.has_room(1) {
+        if matches!(level, AckLevel::Verified | AckLevel::Settled) && !self.gateway.acks.has_room(1)
+        {
             return Err(Status::resource_exhausted(
                 "too many outcomes wait for verdicts and settlement; try again in a second",
             ));
@@ -113,7 +120,11 @@ impl Ledger for LedgerService {
             .outcomes
             .first()
             .ok_or_else(|| Status::internal("the sequencer gave no outcome"))?;
-        let logged = if level == AckLevel::Sequenced { level } else { AckLevel::Durable };
+        let logged = if level == AckLevel::Sequenced {
+            level
+        } else {
+            AckLevel::Durable
+        };
         self.gateway.latencies.record(logged, now.elapsed(), 1);
         let mut wire = convert::outcome_to_wire(&id, &outcome);
         let mut reached = logged;
@@ -126,17 +137,24 @@ impl Ledger for LedgerService {
                 let _ = sender.send((reached, why));
             });
             self.gateway.acks.wait(&outcome, level, now, Some(done));
-            let (at, why) =
-                receiver.await.map_err(|_| Status::unavailable("the engine is stopping"))?;
+            let (at, why) = receiver
+                .await
+                .map_err(|_| Status::unavailable("the engine is stopping"))?;
             reached = at;
             if !why.is_empty() {
                 wire.message = why.to_owned();
             }
         }
-        Ok(Response::new(v1::ExecuteResponse { ack: reached.into(), outcome: Some(wire) }))
+        Ok(Response::new(v1::ExecuteResponse {
+            ack: reached.into(),
+            outcome: Some(wire),
+        }))
     }
 
-    async fn get_asset(&self, request: Request<v1::GetAssetRequest>) -> Answer<v1::GetAssetResponse> {
+    async fn get_asset(
+        &self,
+        request: Request<v1::GetAssetRequest>,
+    ) -> Answer<v1::GetAssetResponse> {
         let asset = self.find(request.into_inner().asset)?;
         let view = &self.gateway.core.view;
         Ok(Response::new(v1::GetAssetResponse {
@@ -157,18 +175,28 @@ impl Ledger for LedgerService {
         let (ids, owner) = match (request.owner.is_empty(), request.collection) {
             (false, 0) => {
                 let owner = convert::account(&request.owner, "owner").map_err(refused)?;
-                let ids =
-                    store.assets_of_owner(&owner.0, after, limit).map_err(store_status)?;
+                let ids = store
+                    .assets_of_owner(&owner.0, after, limit)
+                    .map_err(store_status)?;
                 (ids, Some(owner))
             }
             (true, collection) if collection != 0 => {
-                let ids =
-                    store.assets_of_collection(collection, after, limit).map_err(store_status)?;
+                let ids = store
+                    .assets_of_collection(collection, after, limit)
+                    .map_err(store_status)?;
                 (ids, None)
             }
-            _ => return Err(Status::invalid_argument("name an owner or a collection, not both")),
+            _ => {
+                return Err(Status::invalid_argument(
+                    "name an owner or a collection, not both",
+                ));
+            }
         };
-        let next_after = if ids.len() == limit { ids.last().copied().unwrap_or(0) } else { 0 };
+        let next_after = if ids.len() == limit {
+            ids.last().copied().unwrap_or(0)
+        } else {
+            0
+        };
         let assets = ids
             .into_iter()
             .filter_map(|id| view.asset(id))
@@ -177,7 +205,11 @@ impl Ledger for LedgerService {
             .map(|asset| asset_to_wire(view, &asset))
             .collect();
         let projected_seq = store.projected_seq().map_err(store_status)?;
-        Ok(Response::new(v1::ListAssetsResponse { assets, next_after, projected_seq }))
+        Ok(Response::new(v1::ListAssetsResponse {
+            assets,
+            next_after,
+            projected_seq,
+        }))
     }
 
     async fn get_history(
@@ -192,7 +224,9 @@ impl Ledger for LedgerService {
             (sequence, index) => Some((sequence, u16::try_from(index).unwrap_or(u16::MAX))),
         };
         let store = &self.gateway.store;
-        let rows = store.history(request.asset, after, limit).map_err(store_status)?;
+        let rows = store
+            .history(request.asset, after, limit)
+            .map_err(store_status)?;
         let more = rows.len() == limit;
         let events = rows
             .iter()
@@ -202,7 +236,11 @@ impl Ledger for LedgerService {
             })
             .collect::<Result<_, Status>>()?;
         let projected_seq = store.projected_seq().map_err(store_status)?;
-        Ok(Response::new(v1::GetHistoryResponse { events, more, projected_seq }))
+        Ok(Response::new(v1::GetHistoryResponse {
+            events,
+            more,
+            projected_seq,
+        }))
     }
 
     async fn get_content(
@@ -269,10 +307,18 @@ impl Ledger for LedgerService {
         }))
     }
 
-    async fn get_proof(&self, request: Request<v1::GetProofRequest>) -> Answer<v1::GetProofResponse> {
+    async fn get_proof(
+        &self,
+        request: Request<v1::GetProofRequest>,
+    ) -> Answer<v1::GetProofResponse> {
         let asset = request.into_inner().asset;
         self.find(asset)?;
-        let Some(number) = self.gateway.store.assets_batch(asset).map_err(store_status)? else {
+        let Some(number) = self
+            .gateway
+            .store
+            .assets_batch(asset)
+            .map_err(store_status)?
+        else {
             return Err(Status::failed_precondition(format!(
                 "asset {asset} is in no sealed batch yet; try again after the next one"
             )));
@@ -287,7 +333,10 @@ impl Ledger for LedgerService {
         Ok(Response::new(proof))
     }
 
-    async fn get_batch(&self, request: Request<v1::GetBatchRequest>) -> Answer<v1::GetBatchResponse> {
+    async fn get_batch(
+        &self,
+        request: Request<v1::GetBatchRequest>,
+    ) -> Answer<v1::GetBatchResponse> {
         let batch = self.find_batch(request.into_inner().number)?;
         Ok(Response::new(v1::GetBatchResponse { batch: Some(batch) }))
     }
@@ -298,7 +347,13 @@ impl Ledger for LedgerService {
     ) -> Answer<v1::ListBatchesResponse> {
         let request = request.into_inner();
         let limit = page(request.limit, 20)?;
-        let mut batches = self.gateway.core.view.batches.read().newest(request.before, limit);
+        let mut batches = self
+            .gateway
+            .core
+            .view
+            .batches
+            .read()
+            .newest(request.before, limit);
         let oldest = batches.last().map_or(request.before, |batch| batch.number);
         let missing = limit - batches.len();
         if missing > 0 && oldest != 1 {
@@ -323,10 +378,18 @@ impl Ledger for LedgerService {
             true => None,
             false => Some(convert::account(&request.account, "account").map_err(refused)?),
         };
-        let filter =
-            watch::Filter { asset: request.asset, collection: request.collection, account };
+        let filter = watch::Filter {
+            asset: request.asset,
+            collection: request.collection,
+            account,
+        };
         let stream = self.gateway.take_stream()?;
-        let events = watch::open(self.gateway.core.clone(), request.from_sequence, filter, stream);
+        let events = watch::open(
+            self.gateway.core.clone(),
+            request.from_sequence,
+            filter,
+            stream,
+        );
         Ok(Response::new(Box::pin(events)))
     }
 }

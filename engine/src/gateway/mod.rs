@@ -88,7 +88,16 @@ impl Gateway {
     ) -> Arc<Gateway> {
         let streams = Arc::new(Semaphore::new(core.config.gateway.streams_max));
         let door_refusals = Code::ALL.iter().map(|_| AtomicU64::new(0)).collect();
-        Arc::new(Gateway { core, store, settlement, verifier, acks, latencies, streams, door_refusals })
+        Arc::new(Gateway {
+            core,
+            store,
+            settlement,
+            verifier,
+            acks,
+            latencies,
+            streams,
+            door_refusals,
+        })
     }
 
     /// The agents and the review desk, where they run.
@@ -128,7 +137,9 @@ impl Gateway {
     /// # Errors
     /// When the address is taken or not ours.
     pub async fn bind(address: SocketAddr) -> Result<TcpListener, GatewayError> {
-        TcpListener::bind(address).await.map_err(|source| GatewayError::Listen { address, source })
+        TcpListener::bind(address)
+            .await
+            .map_err(|source| GatewayError::Listen { address, source })
     }
 
     /// Serves until `stop` is set; then no new stream is taken, and open ones get two seconds to end.
@@ -141,19 +152,30 @@ impl Gateway {
         mut stop: signal::Receiver<bool>,
     ) -> Result<(), GatewayError> {
         let (health_reporter, health) = tonic_health::server::health_reporter();
-        health_reporter.set_serving::<LedgerServer<ledger_service::LedgerService>>().await;
-        health_reporter.set_serving::<EdgeServer<edge_service::EdgeService>>().await;
-        health_reporter.set_serving::<OperatorServer<operator_service::OperatorService>>().await;
+        health_reporter
+            .set_serving::<LedgerServer<ledger_service::LedgerService>>()
+            .await;
+        health_reporter
+            .set_serving::<EdgeServer<edge_service::EdgeService>>()
+            .await;
+        health_reporter
+            .set_serving::<OperatorServer<operator_service::OperatorService>>()
+            .await;
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(v1::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .build_v1()?;
-        let ledger = LedgerServer::new(ledger_service::LedgerService { gateway: self.clone() })
-            .max_decoding_message_size(limits::MESSAGE_BYTES_MAX);
-        let edge = EdgeServer::new(edge_service::EdgeService { gateway: self.clone() })
-            .max_decoding_message_size(limits::MESSAGE_BYTES_MAX);
-        let operator =
-            OperatorServer::new(operator_service::OperatorService { gateway: self.clone() });
+        let ledger = LedgerServer::new(ledger_service::LedgerService {
+            gateway: self.clone(),
+        })
+        .max_decoding_message_size(limits::MESSAGE_BYTES_MAX);
+        let edge = EdgeServer::new(edge_service::EdgeService {
+            gateway: self.clone(),
+        })
+        .max_decoding_message_size(limits::MESSAGE_BYTES_MAX);
+        let operator = OperatorServer::new(operator_service::OperatorService {
+            gateway: self.clone(),
+        });
         let mut stopped = stop.clone();
         let serving = Server::builder()
             .initial_connection_window_size(WINDOW_BYTES)
@@ -166,9 +188,12 @@ impl Gateway {
             .add_service(ledger)
             .add_service(edge)
             .add_service(operator)
-            .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async move {
-                let _ = stopped.wait_for(|stop| *stop).await;
-            });
+            .serve_with_incoming_shutdown(
+                TcpIncoming::from(listener).with_nodelay(Some(true)),
+                async move {
+                    let _ = stopped.wait_for(|stop| *stop).await;
+                },
+            );
         tokio::select! {
             served = serving => served.map_err(GatewayError::Serve),
             () = async {
@@ -192,7 +217,12 @@ pub(crate) fn refusal_status(refused: &Refused) -> Status {
         code::Status::Aborted => tonic::Code::Aborted,
         code::Status::Unavailable => tonic::Code::Unavailable,
     };
-    let message = format!("{}: {}; {}", refused.code.name(), refused.message, refused.code.hint());
+    let message = format!(
+        "{}: {}; {}",
+        refused.code.name(),
+        refused.message,
+        refused.code.hint()
+    );
     let mut answer = Status::new(status, message);
     if let Ok(number) = (refused.code as u16).to_string().parse() {
         answer.metadata_mut().insert("karat-code", number);

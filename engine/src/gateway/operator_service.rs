@@ -55,7 +55,10 @@ impl Operator for OperatorService {
         &self,
         request: Request<v1::SetPausedRequest>,
     ) -> Answer<v1::OperatorResponse> {
-        self.enter(Kind::Pause(v1::Pause { paused: request.into_inner().paused })).await
+        self.enter(Kind::Pause(v1::Pause {
+            paused: request.into_inner().paused,
+        }))
+        .await
     }
 
     async fn set_frozen(
@@ -65,7 +68,13 @@ impl Operator for OperatorService {
         let request = request.into_inner();
         let asset = request.asset;
         match request.frozen {
-            true => self.enter(Kind::Freeze(v1::Freeze { asset, reason: request.reason })).await,
+            true => {
+                self.enter(Kind::Freeze(v1::Freeze {
+                    asset,
+                    reason: request.reason,
+                }))
+                .await
+            }
             false => self.enter(Kind::Unfreeze(v1::Unfreeze { asset })).await,
         }
     }
@@ -76,12 +85,20 @@ impl Operator for OperatorService {
     ) -> Answer<v1::LeaseReviewsResponse> {
         let request = request.into_inner();
         if request.limit > 100 {
-            return Err(Status::invalid_argument("limit: at most 100 reviews are leased at once"));
+            return Err(Status::invalid_argument(
+                "limit: at most 100 reviews are leased at once",
+            ));
         }
         if request.reviewer.is_empty() && !request.peek {
-            return Err(Status::invalid_argument("reviewer: name who takes the lease, or peek"));
+            return Err(Status::invalid_argument(
+                "reviewer: name who takes the lease, or peek",
+            ));
         }
-        let limit = if request.limit == 0 { 10 } else { request.limit as usize };
+        let limit = if request.limit == 0 {
+            10
+        } else {
+            request.limit as usize
+        };
         let (rows, open) = self
             .gateway
             .verifier()?
@@ -120,7 +137,9 @@ impl Operator for OperatorService {
                 reason: format!("{}: {}", request.reviewer, request.reason),
             }))
             .await?;
-        self.gateway.verifier()?.note_decision(&request.reviewer, request.asset, request.accepted);
+        self.gateway
+            .verifier()?
+            .note_decision(&request.reviewer, request.asset, request.accepted);
         Ok(answer)
     }
 
@@ -132,17 +151,24 @@ impl Operator for OperatorService {
         let digest = request.digest;
         match v1::ModelChange::try_from(request.change) {
             Ok(v1::ModelChange::Register) => {
-                let register =
-                    v1::RegisterModel { digest, name: request.name, role: request.role };
+                let register = v1::RegisterModel {
+                    digest,
+                    name: request.name,
+                    role: request.role,
+                };
                 self.enter(Kind::RegisterModel(register)).await
             }
             Ok(v1::ModelChange::Promote) => {
-                self.enter(Kind::PromoteModel(v1::PromoteModel { digest })).await
+                self.enter(Kind::PromoteModel(v1::PromoteModel { digest }))
+                    .await
             }
             Ok(v1::ModelChange::Retire) => {
-                self.enter(Kind::RetireModel(v1::RetireModel { digest })).await
+                self.enter(Kind::RetireModel(v1::RetireModel { digest }))
+                    .await
             }
-            _ => Err(Status::invalid_argument("change: 1 register, 2 promote, 3 retire")),
+            _ => Err(Status::invalid_argument(
+                "change: 1 register, 2 promote, 3 retire",
+            )),
         }
     }
 
@@ -176,14 +202,19 @@ impl Operator for OperatorService {
         _request: Request<v1::GetPolicyRequest>,
     ) -> Answer<v1::GetPolicyResponse> {
         let policy = convert::policy_to_wire(&self.gateway.core.view.policy());
-        Ok(Response::new(v1::GetPolicyResponse { policy: Some(policy) }))
+        Ok(Response::new(v1::GetPolicyResponse {
+            policy: Some(policy),
+        }))
     }
 
     async fn set_policy(
         &self,
         request: Request<v1::SetPolicyRequest>,
     ) -> Answer<v1::OperatorResponse> {
-        self.enter(Kind::SetPolicy(v1::SetPolicy { policy: request.into_inner().policy })).await
+        self.enter(Kind::SetPolicy(v1::SetPolicy {
+            policy: request.into_inner().policy,
+        }))
+        .await
     }
 
     async fn collect_content(

@@ -26,7 +26,11 @@ pub(super) struct Outgoing {
 enum Response {
     Ready(v1::SubmitResponse),
     /// Turned into a message where it is sent, so that the writer's thread is not kept.
-    Answered { ids: Vec<CommandId>, outcomes: Vec<Outcome>, ack: AckLevel },
+    Answered {
+        ids: Vec<CommandId>,
+        outcomes: Vec<Outcome>,
+        ack: AckLevel,
+    },
 }
 
 /// Outcomes of one stream. Taking one out makes room in the stream's window.
@@ -74,7 +78,10 @@ pub(super) fn level_of(ack: i32) -> Result<AckLevel, Refused> {
     match AckLevel::try_from(ack) {
         Ok(AckLevel::Unspecified) => Ok(AckLevel::Durable),
         Ok(level) => Ok(level),
-        Err(_) => Err(Refused::new(Code::Malformed, format!("ack {ack} is no ack level"))),
+        Err(_) => Err(Refused::new(
+            Code::Malformed,
+            format!("ack {ack} is no ack level"),
+        )),
     }
 }
 
@@ -84,12 +91,22 @@ pub(super) fn open(
     requests: Streaming<v1::SubmitRequest>,
     stream: OwnedSemaphorePermit,
 ) -> Outcomes {
-    let window = Arc::new(Semaphore::new(gateway.core.config.gateway.in_flight_a_stream_max));
+    let window = Arc::new(Semaphore::new(
+        gateway.core.config.gateway.in_flight_a_stream_max,
+    ));
     let (sender, receiver) = mpsc::unbounded_channel();
-    let reader = StreamReader { gateway, sender, window: window.clone() };
+    let reader = StreamReader {
+        gateway,
+        sender,
+        window: window.clone(),
+    };
     tokio::spawn(reader.run(requests));
     // Unbounded in form only: every command in the channel holds a place in the window.
-    Outcomes { receiver, window, _stream: stream }
+    Outcomes {
+        receiver,
+        window,
+        _stream: stream,
+    }
 }
 
 struct StreamReader {
@@ -105,7 +122,10 @@ impl StreamReader {
         // An error is the client gone or a message too large, which tonic has answered; what was taken stays taken.
         while let Ok(Some(request)) = requests.message().await {
             let now = Instant::now();
-            let places = request.commands.len().clamp(1, limits::REQUEST_COMMANDS_MAX) as u32;
+            let places = request
+                .commands
+                .len()
+                .clamp(1, limits::REQUEST_COMMANDS_MAX) as u32;
             // A client that reads no outcomes fills its window and is read no further.
             let window = tokio::select! {
                 permit = self.window.acquire_many(places) => permit,
@@ -124,12 +144,17 @@ impl StreamReader {
             let outcomes = if count == 0 || count > limits::REQUEST_COMMANDS_MAX {
                 vec![convert::refusal_to_wire(&[], refused, retry_after_ms)]
             } else {
-                ids().map(|id| convert::refusal_to_wire(&id, refused, retry_after_ms)).collect()
+                ids()
+                    .map(|id| convert::refusal_to_wire(&id, refused, retry_after_ms))
+                    .collect()
             };
             self.send_ready(outcomes, places);
         };
         if count == 0 {
-            return refuse_all(&Refused::new(Code::EmptyRequest, "the request holds no command"), 0);
+            return refuse_all(
+                &Refused::new(Code::EmptyRequest, "the request holds no command"),
+                0,
+            );
         }
         if count > limits::REQUEST_COMMANDS_MAX {
             let message = format!("the request holds {count} commands");
@@ -180,25 +205,41 @@ impl StreamReader {
         let for_refusal = ids.clone();
         let reply: Reply<Outcome> = Box::new(move |answer| match answer {
             Ok(answer) => {
-                let logged = if level == AckLevel::Sequenced { level } else { AckLevel::Durable };
-                gateway.latencies.record(logged, now.elapsed(), ids.len() as u64);
+                let logged = if level == AckLevel::Sequenced {
+                    level
+                } else {
+                    AckLevel::Durable
+                };
+                gateway
+                    .latencies
+                    .record(logged, now.elapsed(), ids.len() as u64);
                 if matches!(level, AckLevel::Verified | AckLevel::Settled) {
                     wait_for_more(&gateway, &sender, level, now, &ids, &answer.outcomes);
                 } else {
                     let commands = ids.len();
-                    let response =
-                        Response::Answered { ids, outcomes: answer.outcomes, ack: level };
+                    let response = Response::Answered {
+                        ids,
+                        outcomes: answer.outcomes,
+                        ack: level,
+                    };
                     // The client may have gone; what it asked for stands.
                     let _ = sender.send(Outgoing { response, commands });
                 }
             }
             Err(error) => {
                 let refused = crate::core::submit_refusal(&error);
-                let outcomes =
-                    ids.iter().map(|id| convert::refusal_to_wire(&id.0, &refused, 0)).collect();
-                let response =
-                    Response::Ready(v1::SubmitResponse { ack: AckLevel::Unspecified.into(), outcomes });
-                let _ = sender.send(Outgoing { response, commands: ids.len() });
+                let outcomes = ids
+                    .iter()
+                    .map(|id| convert::refusal_to_wire(&id.0, &refused, 0))
+                    .collect();
+                let response = Response::Ready(v1::SubmitResponse {
+                    ack: AckLevel::Unspecified.into(),
+                    outcomes,
+                });
+                let _ = sender.send(Outgoing {
+                    response,
+                    commands: ids.len(),
+                });
             }
         });
         if let Err((error, _)) = self.gateway.core.submit(prepared, log_ack(level), reply) {
@@ -220,8 +261,14 @@ impl StreamReader {
     }
 
     fn send_ready(&self, outcomes: Vec<v1::Outcome>, commands: usize) {
-        let response = v1::SubmitResponse { ack: AckLevel::Unspecified.into(), outcomes };
-        let _ = self.sender.send(Outgoing { response: Response::Ready(response), commands });
+        let response = v1::SubmitResponse {
+            ack: AckLevel::Unspecified.into(),
+            outcomes,
+        };
+        let _ = self.sender.send(Outgoing {
+            response: Response::Ready(response),
+            commands,
+        });
     }
 }
 
@@ -250,13 +297,20 @@ fn wait_for_more(
                 if !why.is_empty() {
                     wire.message = why.to_owned();
                 }
-                let response =
-                    v1::SubmitResponse { ack: reached.into(), outcomes: vec![wire] };
-                let _ = sender.send(Outgoing { response: Response::Ready(response), commands: 1 });
+                let response = v1::SubmitResponse {
+                    ack: reached.into(),
+                    outcomes: vec![wire],
+                };
+                let _ = sender.send(Outgoing {
+                    response: Response::Ready(response),
+                    commands: 1,
+                });
             }
         };
         if has_more_to_wait_for(outcome) && gateway.core.view.asset(outcome.subject).is_some() {
-            gateway.acks.wait(outcome, level, since, Some(Box::new(send)));
+            gateway
+                .acks
+                .wait(outcome, level, since, Some(Box::new(send)));
         } else {
             send(AckLevel::Durable, "");
         }

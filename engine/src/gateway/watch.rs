@@ -30,7 +30,9 @@ impl Filter {
             return false;
         }
         if self.collection != 0 {
-            let of_asset = asset.and_then(|id| core.view.asset(id)).map(|asset| asset.collection);
+            let of_asset = asset
+                .and_then(|id| core.view.asset(id))
+                .map(|asset| asset.collection);
             let own = match &event.kind {
                 EventKind::CollectionCreated { collection, .. }
                 | EventKind::SeedRevealed { collection, .. } => Some(*collection),
@@ -40,13 +42,16 @@ impl Filter {
                 return false;
             }
         }
-        self.account.is_none_or(|account| touches(&event.kind, &account))
+        self.account
+            .is_none_or(|account| touches(&event.kind, &account))
     }
 }
 
 fn touches(kind: &EventKind, account: &Account) -> bool {
     match kind {
-        EventKind::Minted { owner, .. } | EventKind::SettlementDue { owner, .. } => owner == account,
+        EventKind::Minted { owner, .. } | EventKind::SettlementDue { owner, .. } => {
+            owner == account
+        }
         EventKind::Transferred { from, to, .. } | EventKind::CurrencyMoved { from, to, .. } => {
             from == account || to == account
         }
@@ -91,7 +96,14 @@ pub(super) fn open(
                 .filter(|event| filter.wants(&core, event))
                 .map(convert::event_to_wire)
                 .collect();
-            if sender.send(Ok(v1::WatchResponse { events, seen_sequence })).await.is_err() {
+            if sender
+                .send(Ok(v1::WatchResponse {
+                    events,
+                    seen_sequence,
+                }))
+                .await
+                .is_err()
+            {
                 return;
             }
         }

@@ -12,7 +12,11 @@ pub fn asset_to_wire(view: &View, asset: &AssetView) -> v1::Asset {
     v1::Asset {
         asset: asset.id,
         collection: asset.collection,
-        owner: if asset.owner.is_nobody() { Bytes::new() } else { Bytes::copy_from_slice(&asset.owner.0) },
+        owner: if asset.owner.is_nobody() {
+            Bytes::new()
+        } else {
+            Bytes::copy_from_slice(&asset.owner.0)
+        },
         version: asset.version,
         state: karat_proto::convert::state_to_wire(asset.state).into(),
         digest: Bytes::copy_from_slice(&asset.content.digest),

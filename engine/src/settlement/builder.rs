@@ -10,7 +10,9 @@ use crate::events::BlockEvents;
 #[derive(Debug, Error)]
 pub enum BuildError {
     /// The count is not the ledger's.
-    #[error("batch {number} nets to {leaves} leaves, the ledger counted {changes} changes; the event log is damaged: delete it, it is made again")]
+    #[error(
+        "batch {number} nets to {leaves} leaves, the ledger counted {changes} changes; the event log is damaged: delete it, it is made again"
+    )]
     Count {
         /// Batch.
         number: u64,
@@ -50,16 +52,30 @@ pub struct BatchBuilder {
 impl BatchBuilder {
     /// Begins behind a batch whose commitment is `parent` (zeros before the first one).
     pub fn new(parent: [u8; 32]) -> BatchBuilder {
-        BatchBuilder { changes: Vec::new(), parent }
+        BatchBuilder {
+            changes: Vec::new(),
+            parent,
+        }
     }
 
     /// Takes one block's event; returns a batch when it is a cut.
     ///
     /// # Errors
     /// When netting does not give what the ledger counted.
-    pub fn take(&mut self, block: &BlockEvents, event: &Event) -> Result<Option<BuiltBatch>, BuildError> {
+    pub fn take(
+        &mut self,
+        block: &BlockEvents,
+        event: &Event,
+    ) -> Result<Option<BuiltBatch>, BuildError> {
         match &event.kind {
-            EventKind::SettlementDue { asset, collection, owner, version, metadata, kind } => {
+            EventKind::SettlementDue {
+                asset,
+                collection,
+                owner,
+                version,
+                metadata,
+                kind,
+            } => {
                 let leaf = Leaf {
                     asset: *asset,
                     owner: owner.0,
@@ -72,12 +88,25 @@ impl BatchBuilder {
                         LeafKind::Redeemed => karat_settlement::LeafKind::Redeemed,
                     },
                 };
-                self.changes.push(Change { sequence: event.sequence, leaf });
+                self.changes.push(Change {
+                    sequence: event.sequence,
+                    leaf,
+                });
                 Ok(None)
             }
-            EventKind::BatchCut { number, first_sequence, last_sequence, changes } => {
-                let built =
-                    self.cut(*number, *first_sequence, *last_sequence, *changes, block.hash)?;
+            EventKind::BatchCut {
+                number,
+                first_sequence,
+                last_sequence,
+                changes,
+            } => {
+                let built = self.cut(
+                    *number,
+                    *first_sequence,
+                    *last_sequence,
+                    *changes,
+                    block.hash,
+                )?;
                 self.parent = built.batch.commitment();
                 Ok(Some(built))
             }
@@ -93,11 +122,17 @@ impl BatchBuilder {
         changes: u32,
         log_head: [u8; 32],
     ) -> Result<BuiltBatch, BuildError> {
-        let in_range = self.changes.partition_point(|change| change.sequence <= last_sequence);
+        let in_range = self
+            .changes
+            .partition_point(|change| change.sequence <= last_sequence);
         let taken: Vec<Change> = self.changes.drain(..in_range).collect();
         let leaves = net(&taken);
         if leaves.len() != changes as usize {
-            return Err(BuildError::Count { number, leaves: leaves.len(), changes });
+            return Err(BuildError::Count {
+                number,
+                leaves: leaves.len(),
+                changes,
+            });
         }
         let failed = |reason: String| BuildError::Tree { number, reason };
         let tree = MerkleTree::new(&leaves).map_err(|error| failed(error.to_string()))?;
@@ -109,7 +144,9 @@ impl BatchBuilder {
             log_head,
             leaves,
         };
-        let bytes = payload.encode().map_err(|error| failed(error.to_string()))?;
+        let bytes = payload
+            .encode()
+            .map_err(|error| failed(error.to_string()))?;
         let batch = BatchToCommit {
             number,
             parent: self.parent,
@@ -119,6 +156,10 @@ impl BatchBuilder {
             first_sequence,
             last_sequence,
         };
-        Ok(BuiltBatch { batch, payload: bytes, leaves: changes })
+        Ok(BuiltBatch {
+            batch,
+            payload: bytes,
+            leaves: changes,
+        })
     }
 }

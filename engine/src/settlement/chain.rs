@@ -56,14 +56,21 @@ impl Chain {
     ///
     /// # Errors
     /// When the folder is damaged or in use, or the deployment fails.
-    pub async fn open(folder: &DataFolder, config: &SettlementConfig) -> Result<Chain, ChainSetupError> {
+    pub async fn open(
+        folder: &DataFolder,
+        config: &SettlementConfig,
+    ) -> Result<Chain, ChainSetupError> {
         let secret = load_or_make_key(&folder.submitter())?;
         let signer = Signer::from_bytes(&secret)?;
         // The contract's address follows from the deployer's first transaction, so its account does nothing else.
-        let deployer = Signer::from_bytes(&blake3::derive_key("karat settlement deployer", &secret))?;
+        let deployer =
+            Signer::from_bytes(&blake3::derive_key("karat settlement deployer", &secret))?;
         let chain_config = EmbeddedChainConfig {
             chain_id: config.chain_id,
-            funded: vec![(signer.address(), FUNDED_WEI), (deployer.address(), FUNDED_WEI)],
+            funded: vec![
+                (signer.address(), FUNDED_WEI),
+                (deployer.address(), FUNDED_WEI),
+            ],
             ..EmbeddedChainConfig::default()
         };
         let embedded = Arc::new(EmbeddedChain::open(&folder.chain(), chain_config)?);
@@ -79,14 +86,21 @@ impl Chain {
         };
         let client =
             ChainClient::deploy_once(transport, &deployer, &deployment, DEPLOY_WAIT_MS).await?;
-        Ok(Chain { client, embedded, signer })
+        Ok(Chain {
+            client,
+            embedded,
+            signer,
+        })
     }
 }
 
 /// The settler's key: made once from the system's randomness, readable by its owner only.
 fn load_or_make_key(dir: &Path) -> Result<[u8; 32], ChainSetupError> {
     let path = dir.join("settler.key");
-    let failed = |reason: String| ChainSetupError::Key { path: path.clone(), reason };
+    let failed = |reason: String| ChainSetupError::Key {
+        path: path.clone(),
+        reason,
+    };
     if let Ok(text) = fs::read_to_string(&path) {
         let mut key = [0; 32];
         hex::decode_to_slice(text.trim(), &mut key)
@@ -100,7 +114,9 @@ fn load_or_make_key(dir: &Path) -> Result<[u8; 32], ChainSetupError> {
     options.write(true).create(true).truncate(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(&partial).map_err(|error| failed(error.to_string()))?;
+    let mut file = options
+        .open(&partial)
+        .map_err(|error| failed(error.to_string()))?;
     file.write_all(hex::encode(key).as_bytes())
         .and_then(|()| file.sync_all())
         .and_then(|()| fs::rename(&partial, &path))

@@ -10,7 +10,9 @@ use karat_proto::convert::{Refused, wei_to_wire};
 use karat_proto::v1::command::Kind;
 use karat_proto::{Code, v1};
 use karat_sequencer::Ack;
-use karat_settlement::{BatchToCommit, EmbeddedChain, Progress, Stage, Submitter, SubmitterConfig, SubmitterError};
+use karat_settlement::{
+    BatchToCommit, EmbeddedChain, Progress, Stage, Submitter, SubmitterConfig, SubmitterError,
+};
 use thiserror::Error;
 use tokio::sync::watch as signal;
 
@@ -60,7 +62,9 @@ pub enum DriverError {
     #[error("the log takes no more commands: {0}")]
     Log(Refused),
     /// The chain does not have the batch before the first open one.
-    #[error("the chain does not hold batch {number}, which the ledger knows as final; restore the chain's folder")]
+    #[error(
+        "the chain does not hold batch {number}, which the ledger knows as final; restore the chain's folder"
+    )]
     MissingOnChain {
         /// Batch.
         number: u64,
@@ -121,7 +125,13 @@ impl Driver {
             },
         };
         // Everything up to the last final batch is on chain; what came after is in the events.
-        let from_sequence = core.view.batches.read().get(first_open - 1).map_or(0, |b| b.last_sequence) + 1;
+        let from_sequence = core
+            .view
+            .batches
+            .read()
+            .get(first_open - 1)
+            .map_or(0, |b| b.last_sequence)
+            + 1;
         let reader = core.events(from_sequence, true);
         let block_pause = Duration::from_millis(core.config.settlement.block_ms);
         Ok(Driver {
@@ -156,7 +166,11 @@ impl Driver {
             if took {
                 continue;
             }
-            let pause = if waiting > 0 { self.block_pause } else { Duration::from_secs(3600) };
+            let pause = if waiting > 0 {
+                self.block_pause
+            } else {
+                Duration::from_secs(3600)
+            };
             tokio::select! {
                 alive = self.reader.wait() => if !alive { return Ok(()) },
                 () = tokio::time::sleep(pause) => {}
@@ -181,7 +195,12 @@ impl Driver {
     }
 
     /// Stores the payload, reports the root, and hands the batch to the submitter.
-    async fn seal(&mut self, batch: BatchToCommit, payload: Vec<u8>, leaves: u32) -> Result<(), DriverError> {
+    async fn seal(
+        &mut self,
+        batch: BatchToCommit,
+        payload: Vec<u8>,
+        leaves: u32,
+    ) -> Result<(), DriverError> {
         let number = batch.number;
         if number > self.sealed_before {
             let failed = |source| DriverError::Payload { number, source };
@@ -199,7 +218,10 @@ impl Driver {
                 }),
             )
             .await?;
-            self.settlement.figures.sealed.fetch_add(1, Ordering::Relaxed);
+            self.settlement
+                .figures
+                .sealed
+                .fetch_add(1, Ordering::Relaxed);
         }
         self.submitter.enqueue(batch)?;
         Ok(())
@@ -220,7 +242,10 @@ impl Driver {
                 return Err(error.into());
             }
             Err(error) => {
-                self.settlement.figures.failures.fetch_add(1, Ordering::Relaxed);
+                self.settlement
+                    .figures
+                    .failures
+                    .fetch_add(1, Ordering::Relaxed);
                 tracing::warn!(%error, "the chain step failed and is tried again");
                 tokio::time::sleep(FAILURE_PAUSE).await;
                 return Ok(());
@@ -236,13 +261,28 @@ impl Driver {
         let number = progress.number;
         match progress.stage {
             Stage::Sealed | Stage::Sent { .. } => Ok(()),
-            Stage::Committed { tx, block, gas_used } => self.committed(number, tx, block, gas_used).await,
-            Stage::Final { tx, block, gas_used } => {
+            Stage::Committed {
+                tx,
+                block,
+                gas_used,
+            } => self.committed(number, tx, block, gas_used).await,
+            Stage::Final {
+                tx,
+                block,
+                gas_used,
+            } => {
                 self.committed(number, tx, block, gas_used).await?;
-                self.report("finality", number, Kind::BatchFinal(v1::BatchFinal { number })).await?;
+                self.report(
+                    "finality",
+                    number,
+                    Kind::BatchFinal(v1::BatchFinal { number }),
+                )
+                .await?;
                 let figures = &self.settlement.figures;
                 figures.final_batches.fetch_add(1, Ordering::Relaxed);
-                figures.final_leaves.fetch_add(self.leaves_of(number), Ordering::Relaxed);
+                figures
+                    .final_leaves
+                    .fetch_add(self.leaves_of(number), Ordering::Relaxed);
                 Ok(())
             }
         }
@@ -279,26 +319,47 @@ impl Driver {
         self.committed_before = number;
         let figures = &self.settlement.figures;
         figures.gas_used.fetch_add(gas_used, Ordering::Relaxed);
-        figures.committed_leaves.fetch_add(self.leaves_of(number), Ordering::Relaxed);
+        figures
+            .committed_leaves
+            .fetch_add(self.leaves_of(number), Ordering::Relaxed);
         Ok(())
     }
 
     fn leaves_of(&self, number: u64) -> u64 {
-        self.core.view.batches.read().get(number).map_or(0, |batch| batch.leaves.into())
+        self.core
+            .view
+            .batches
+            .read()
+            .get(number)
+            .map_or(0, |batch| batch.leaves.into())
     }
 
     async fn report(&self, what: &'static str, number: u64, kind: Kind) -> Result<(), DriverError> {
         let realm = &self.core.config.realm.name;
-        let command =
-            self.core.own_command(self.core.roles.settler, &format!("{realm}: {what} of batch {number}"), kind);
+        let command = self.core.own_command(
+            self.core.roles.settler,
+            &format!("{realm}: {what} of batch {number}"),
+            kind,
+        );
         match self.core.execute_patiently(command, Ack::Durable).await {
             Ok(outcome) if outcome.code == Code::Accepted => Ok(()),
             // A stage that the ledger knows already: a crash came between its command and our knowing of it.
-            Ok(outcome) if outcome.code == Code::BatchOutOfOrder || outcome.code == Code::IdReused => {
-                tracing::info!(number, what, code = outcome.code.name(), "the ledger knew this stage already");
+            Ok(outcome)
+                if outcome.code == Code::BatchOutOfOrder || outcome.code == Code::IdReused =>
+            {
+                tracing::info!(
+                    number,
+                    what,
+                    code = outcome.code.name(),
+                    "the ledger knew this stage already"
+                );
                 Ok(())
             }
-            Ok(outcome) => Err(DriverError::Refused { what, number, code: outcome.code }),
+            Ok(outcome) => Err(DriverError::Refused {
+                what,
+                number,
+                code: outcome.code,
+            }),
             Err(refused) => Err(DriverError::Log(refused)),
         }
     }

@@ -79,7 +79,11 @@ pub enum ProofError {
 impl Settlement {
     /// Over an open realm and a connected chain.
     pub fn new(core: Arc<Core>, client: ChainClient) -> Arc<Settlement> {
-        Arc::new(Settlement { core, client, figures: SettlementFigures::default() })
+        Arc::new(Settlement {
+            core,
+            client,
+            figures: SettlementFigures::default(),
+        })
     }
 
     /// The chain client.
@@ -91,7 +95,11 @@ impl Settlement {
     ///
     /// # Errors
     /// When the batch is not sealed, its payload is damaged, or the chain cannot be asked.
-    pub async fn proof(&self, batch: &v1::Batch, asset: u64) -> Result<v1::GetProofResponse, ProofError> {
+    pub async fn proof(
+        &self,
+        batch: &v1::Batch,
+        asset: u64,
+    ) -> Result<v1::GetProofResponse, ProofError> {
         let number = batch.number;
         if batch.payload_cid.is_empty() {
             return Err(ProofError::NotSealed(number));
@@ -132,7 +140,10 @@ impl Settlement {
             metadata: Bytes::copy_from_slice(&leaf.metadata),
             collection: leaf.collection,
             kind: leaf.kind as i32,
-            proof: proof.iter().map(|hash| Bytes::copy_from_slice(hash)).collect(),
+            proof: proof
+                .iter()
+                .map(|hash| Bytes::copy_from_slice(hash))
+                .collect(),
             contract: Bytes::copy_from_slice(&self.client.contract()),
             chain_id: self.client.chain_id(),
             parent: Bytes::copy_from_slice(&payload.parent),
