@@ -104,6 +104,9 @@ pub struct RunArgs {
     /// The operator's account, which deposits currency: a name, or 0x and 40 hex digits.
     #[arg(long, default_value = "operator")]
     pub operator: String,
+    /// What the target's agents should make of the assets.
+    #[arg(long, value_enum, default_value_t = Verdict::Accept)]
+    pub verdict: Verdict,
     /// Part of every command id and account name, 16 hex digits; fresh for each run unless given. With a given one and
     /// the same seed, two fresh engines receive the same bytes.
     #[arg(long, value_parser = run_id)]
@@ -139,6 +142,16 @@ pub enum ScenarioName {
     Mint,
     /// One mint to nine trades; what is minted is traded too.
     Mixed,
+}
+
+/// What the agents make of the assets of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Verdict {
+    /// They accept them, so that the whole system works beside the load: what is traded is due for settlement too.
+    Accept,
+    /// They know none of the traits and leave the assets to people: tradable, but nothing settles. The way from command to
+    /// outcome alone.
+    Review,
 }
 
 /// Ack levels by their names.

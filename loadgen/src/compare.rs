@@ -66,10 +66,12 @@ pub fn differences(a: &Settings, b: &Settings) -> Vec<String> {
         ("window", a.window.to_string(), b.window.to_string()),
         ("assets", a.assets.to_string(), b.assets.to_string()),
         ("seed", a.seed.to_string(), b.seed.to_string()),
+        ("verdict", a.verdict.clone(), b.verdict.clone()),
     ];
     pairs
         .into_iter()
-        .filter(|(_, a, b)| a != b)
+        // A floor has no verdicts to differ in.
+        .filter(|(_, a, b)| a != b && a != "none" && b != "none")
         .map(|(name, a, b)| format!("{name} {a} / {b}"))
         .collect()
 }

@@ -78,6 +78,8 @@ pub struct Settings {
     pub window: u64,
     /// Assets before the run.
     pub assets: u64,
+    /// What the target's agents should make of the assets; `none` for the floor.
+    pub verdict: String,
     /// Seed.
     pub seed: u64,
     /// Run id, 16 hex digits.
@@ -386,6 +388,7 @@ impl Settings {
             ack: ack_name(args.ack).into(),
             window,
             assets: args.assets,
+            verdict: "none".into(),
             seed: args.seed,
             run_id: format!("{run:016x}"),
         }

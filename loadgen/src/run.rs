@@ -27,7 +27,7 @@ pub fn run(args: &RunArgs) -> Result<Report, LoadError> {
     let run = args.run_id.unwrap_or_else(fresh_run_id);
     on_one_thread(async {
         let channel = connect(&args.target).await?;
-        let ready = prepare(channel.clone(), &args.load, operator, run).await?;
+        let ready = prepare(channel.clone(), &args.load, operator, args.verdict, run).await?;
         // After setup, so that a target which cannot be loaded is known at once; before the run, on the same warm process.
         let floor = match args.with_floor {
             true => Some(Box::new(drive_floor(&short(&args.load), None).await?)),
@@ -50,7 +50,8 @@ pub fn run(args: &RunArgs) -> Result<Report, LoadError> {
                 .await,
             ),
         };
-        let settings = settings(&args.target, &args.load, run)?;
+        let mut settings = settings(&args.target, &args.load, run)?;
+        settings.verdict = format!("{:?}", args.verdict).to_lowercase();
         let mut report = Report::new("run", settings, &driven, problems, checked);
         report.floor = floor;
         Ok(report)

@@ -4,7 +4,7 @@
 //! come to, and any number of runs can load one realm.
 
 use std::collections::{HashMap, HashSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use karat_proto::v1::command::Kind;
@@ -18,12 +18,12 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
-use crate::args::{LoadArgs, ScenarioName};
+use crate::args::{LoadArgs, ScenarioName, Verdict};
 use crate::books::command_id;
 use crate::client::{StreamPlan, account_bytes, chain};
 use crate::error::LoadError;
 use crate::scenario::{
-    CONTENT, Holdings, MintForm, Mints, Mixed, NOBODY, Scenario, Trades, content_digest,
+    CONTENT, Holdings, MintForm, Mints, Mixed, NOBODY, Scenario, TRAITS, Trades, content_digest,
 };
 
 /// Currency that each account is given, minor units.
@@ -40,6 +40,12 @@ const CHUNK: usize = 64 * BATCH;
 const RETRIES_MAX: u32 = 100;
 /// Longest wait for one answer of setup.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Minted assets whose verdict is waited for.
+const VERDICTS_LOOKED_AT: usize = 16;
+/// Longest wait for the first of these verdicts.
+const FIRST_VERDICT_WAIT: Duration = Duration::from_secs(3);
+/// Longest wait for all of them.
+const VERDICTS_WAIT: Duration = Duration::from_secs(120);
 /// Every so many-th asset is minted without an owner, to be claimed.
 const OPEN_EVERY: u64 = 5;
 
@@ -86,6 +92,7 @@ pub async fn prepare(
     channel: Channel,
     args: &LoadArgs,
     operator: Account,
+    verdict: Verdict,
     run: u64,
 ) -> Result<Ready, LoadError> {
     let mut setup = Setup {
@@ -96,7 +103,7 @@ pub async fn prepare(
     let model = approved_model(channel).await?;
     let creator = creator(run);
     let spec = Kind::CreateCollection(v1::CreateCollection {
-        spec: Some(collection_spec(run)),
+        spec: Some(collection_spec(run, verdict)),
     });
     let created = setup.execute("CreateCollection", creator, spec).await?;
     let form = MintForm {
@@ -108,9 +115,10 @@ pub async fn prepare(
     // The first mint brings the image; from its durable outcome on it is stored. Its asset is nobody's and not traded.
     let mut random = ChaCha8Rng::seed_from_u64(args.seed);
     let first = form.mint(Bytes::new(), Bytes::from_static(CONTENT), &mut random);
-    setup
+    let first = setup
         .execute("first Mint", creator, Kind::Mint(first))
         .await?;
+    let mut minted = vec![first.subject];
 
     let accounts = accounts(args, run);
     let mut holdings = empty_holdings(args, &accounts);
@@ -135,9 +143,11 @@ pub async fn prepare(
             let outcomes = setup.submit_all("Mint", creator, mints.collect()).await?;
             for ((stream, owner), outcome) in chunk.iter().zip(outcomes) {
                 holdings[*stream].put(outcome.subject, *owner, outcome.sequence);
+                minted.push(outcome.subject);
             }
         }
     }
+    setup.await_verdicts(&minted).await?;
     Ok(Ready {
         collection: form.collection,
         streams: stream_plans(args, &form, holdings),
@@ -205,19 +215,22 @@ fn stream_plans(args: &LoadArgs, form: &MintForm, holdings: Vec<Holdings>) -> Ve
     holdings.into_iter().enumerate().map(plan).collect()
 }
 
-fn collection_spec(run: u64) -> v1::CollectionSpec {
-    let one_trait = |name: &str| v1::TraitSpec {
-        name: name.into(),
-        values: ["a", "b", "c", "d"].map(String::from).to_vec(),
-        weights: vec![1; 4],
+fn collection_spec(run: u64, verdict: Verdict) -> v1::CollectionSpec {
+    let one_trait = |(name, values): &(&str, &[&str])| v1::TraitSpec {
+        name: match verdict {
+            Verdict::Accept => (*name).into(),
+            Verdict::Review => format!("{name} that no auditor knows"),
+        },
+        values: values.iter().map(|value| (*value).into()).collect(),
+        weights: vec![1; values.len()],
     };
     let mut secret = [0; 32];
     secret[..8].copy_from_slice(&run.to_be_bytes());
     v1::CollectionSpec {
         name: format!("load {run:016x}"),
         supply_cap: 1 << 40,
-        traits: vec![one_trait("colour"), one_trait("shape")],
-        // Trade without a verdict, settle only after one: a run measures the way in, and leaves nothing to settle.
+        traits: TRAITS.iter().map(one_trait).collect(),
+        // Trading waits for no verdict; settlement does.
         pending_rule: Some(v1::PendingRule {
             trade: true,
             settle: false,
@@ -306,6 +319,56 @@ impl Setup {
         let outcome = answer.into_inner().outcome.unwrap_or_default();
         check(step, &outcome)?;
         Ok(outcome)
+    }
+
+    /// Waits until the agents are through with what was minted, so that a run does not measure their arrears, and says so
+    /// when they reject it. A target without agents is known by nothing happening for a while.
+    async fn await_verdicts(&mut self, minted: &[u64]) -> Result<(), LoadError> {
+        let step = "verdicts on the minted assets";
+        let since = Instant::now();
+        let mut seen_verdict = false;
+        // Evenly over all of them, the last one included.
+        let stride = minted.len().div_ceil(VERDICTS_LOOKED_AT).max(1);
+        for asset in minted.iter().rev().step_by(stride).rev() {
+            loop {
+                let request = v1::GetAssetRequest { asset: *asset };
+                let answer = self.ledger.get_asset(request).await;
+                let answer = answer.map_err(|status| LoadError::Setup {
+                    step,
+                    cause: chain(&status),
+                })?;
+                match answer.into_inner().asset.unwrap_or_default().state() {
+                    v1::AssetState::Pending => {}
+                    v1::AssetState::Rejected => {
+                        return Err(LoadError::Setup {
+                            step,
+                            cause: format!(
+                                "the target's agents rejected asset {asset}, so nothing could be done with it; \
+                                 `karat asset show {asset}` says why"
+                            ),
+                        });
+                    }
+                    _ => {
+                        seen_verdict = true;
+                        break;
+                    }
+                }
+                let patience = match seen_verdict {
+                    true => VERDICTS_WAIT,
+                    false => FIRST_VERDICT_WAIT,
+                };
+                if since.elapsed() > patience {
+                    if seen_verdict {
+                        eprintln!(
+                            "the agents still work on what setup minted; the run goes on beside them"
+                        );
+                    }
+                    return Ok(());
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+        Ok(())
     }
 
     /// Sends commands of one actor and returns their outcomes in the same order, all accepted.

@@ -134,6 +134,17 @@ fn an_operator_that_is_none_is_refused_in_setup_with_what_to_do() {
 }
 
 #[test]
+fn assets_that_the_agents_reject_end_setup_with_where_to_look() {
+    let faults = Faults {
+        reject_all: true,
+        ..Faults::default()
+    };
+    let error = try_run(faults, "--assets 100").unwrap_err().to_string();
+    assert!(error.contains("rejected asset"), "{error}");
+    assert!(error.contains("karat asset show"), "{error}");
+}
+
+#[test]
 fn a_window_smaller_than_a_message_is_refused_before_anything_is_sent() {
     let error = try_run(Faults::default(), "--batch 256 --window 100").unwrap_err();
     assert!(error.to_string().contains("give at least 256"), "{error}");

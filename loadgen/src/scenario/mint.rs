@@ -1,4 +1,4 @@
-//! Mints: every one a new asset with seeded traits and its own seed, all of one stored image.
+//! Mints: every one a new asset with its own seed, all of one stored image.
 
 use bytes::Bytes;
 use karat_proto::v1;
@@ -8,11 +8,25 @@ use sha2::Digest as _;
 
 use super::{Draft, Effect, Holdings, Scenario};
 
-/// The image that every minted asset has: a PNG of 16 x 16 pixels. The first mint carries it, later ones name its digest.
+/// The image that every minted asset has. The first mint carries it, later ones name its digest.
+///
+/// A relic that `karat-edge generate` made of the seed `07` x 32: agents look at what is minted, and a mere test picture
+/// would be rejected, and its assets with it.
 pub const CONTENT: &[u8] = include_bytes!("load.png");
 
-/// Trait values that mints choose from: two traits with four values each.
-pub const TRAIT_VALUES: u8 = 4;
+/// What the image shows: names and values as the generator's manifest has them. Only what an auditor reads surely from it.
+pub const TRAITS: [(&str, &[&str]); 2] = [
+    (
+        "kind",
+        &["blade", "shield", "flask", "ring", "helm", "familiar"],
+    ),
+    (
+        "palette",
+        &["crimson", "azure", "emerald", "amber", "violet", "rose"],
+    ),
+];
+/// A helm in crimson.
+const SHOWN: &[u8] = &[4, 0];
 
 /// sha2-256 of [`CONTENT`].
 pub fn content_digest() -> [u8; 32] {
@@ -37,13 +51,12 @@ impl MintForm {
     pub fn mint(&self, owner: Bytes, content: Bytes, random: &mut ChaCha8Rng) -> v1::Mint {
         let mut seed = [0; 32];
         random.fill_bytes(&mut seed);
-        let traits = [0; 2].map(|_: u8| random.random_range(0..TRAIT_VALUES));
         v1::Mint {
             collection: self.collection,
             owner,
             digest: self.digest.clone(),
             size: CONTENT.len() as u32,
-            traits: Bytes::copy_from_slice(&traits),
+            traits: Bytes::from_static(SHOWN),
             lineage: Some(v1::Lineage {
                 model: self.model.clone(),
                 variant: "load".into(),
@@ -81,5 +94,21 @@ impl Scenario for Mints {
             command: v1::command::Kind::Mint(mint),
             effect: Effect::Mint { owner },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CONTENT, SHOWN, TRAITS};
+
+    #[test]
+    fn the_image_is_a_png_and_its_traits_are_in_the_vocabulary() {
+        assert!(CONTENT.starts_with(b"\x89PNG\r\n\x1a\n"));
+        assert!(CONTENT.len() <= karat_proto::limits::CONTENT_BYTES_MAX);
+        let shown = TRAITS.iter().zip(SHOWN);
+        let names: Vec<&str> = shown
+            .map(|((_, values), shown)| values[usize::from(*shown)])
+            .collect();
+        assert_eq!(names, ["helm", "crimson"]);
     }
 }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use karat_proto::v1;
 
 pub use holdings::{Effect, Holdings, Kind, NOBODY, Row};
-pub use mint::{CONTENT, MintForm, Mints, content_digest};
+pub use mint::{CONTENT, MintForm, Mints, TRAITS, content_digest};
 pub use mixed::Mixed;
 pub use trade::Trades;
 

@@ -23,6 +23,8 @@ pub struct Faults {
     pub forget_transfer_every: u64,
     /// Every so many-th exchange loses a unit of its price.
     pub short_change_every: u64,
+    /// Every asset is rejected, as by agents that do not like it.
+    pub reject_all: bool,
     /// Every so many-th command is refused because the queue is full.
     pub overload_every: u64,
 }
@@ -240,11 +242,16 @@ impl Ledger for Realm {
             .owner(asset)
             .map_err(|_| Status::not_found("no such asset"))?
             .clone();
+        let asset_state = match state.faults.reject_all {
+            true => v1::AssetState::Rejected,
+            false => v1::AssetState::Active,
+        };
         Ok(Response::new(v1::GetAssetResponse {
             asset: Some(v1::Asset {
                 asset,
                 owner,
                 version: 1,
+                state: asset_state.into(),
                 ..v1::Asset::default()
             }),
             applied_seq: state.sequence,
