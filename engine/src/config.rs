@@ -35,7 +35,7 @@ pub enum ConfigError {
         /// What it is.
         found: String,
         /// What it may be.
-        expected: &'static str,
+        expected: String,
     },
 }
 
@@ -316,11 +316,11 @@ impl Config {
     /// # Errors
     /// The first value that is out of its range.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let out_of_range = |key, found: String, expected| {
+        let out_of_range = |key, found: String, expected: &str| {
             Err(ConfigError::OutOfRange {
                 key,
                 found,
-                expected,
+                expected: expected.to_owned(),
             })
         };
         if self.realm.name.is_empty() || self.realm.name.len() > 64 {
@@ -432,7 +432,11 @@ impl Config {
                 return Err(ConfigError::OutOfRange {
                     key,
                     found: found.to_string(),
-                    expected: "out of range; `karat config explain` lists the ranges",
+                    expected: if most == u64::MAX {
+                        format!("it must be at least {least}")
+                    } else {
+                        format!("it must be {least} to {most}")
+                    },
                 });
             }
         }
