@@ -37,12 +37,9 @@ impl State {
     pub fn room(&self) -> usize {
         let Some(spool) = &self.spool else { return 0 };
         let open = spool.open_count();
-        if self.unapproved {
-            // One asset is enough to find out when that changes.
+        if self.unapproved || self.paused {
+            // One asset is enough to find out when that is over.
             return spool.room().min(1usize.saturating_sub(open));
-        }
-        if self.paused {
-            return 0;
         }
         match self.credits_max {
             // One window under way and one ready; more would only get old.
@@ -72,7 +69,8 @@ impl Shared {
         Shared {
             state: Mutex::new(State {
                 spool: Some(spool),
-                credits_max: None,
+                // Nothing is made before the first attempt to connect says what is wanted.
+                credits_max: Some(0),
                 paused: false,
                 unapproved: false,
                 ending: None,

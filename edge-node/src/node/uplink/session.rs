@@ -36,7 +36,7 @@ enum Fate {
     Over,
     /// The same command again, after this long.
     Again(Duration),
-    /// Again when the realm or the model may; as a new command where the refusal has a place in the realm's order.
+    /// Again once the realm goes on or the model may mint; as a new command where the refusal has a place in the realm's order.
     Held,
 }
 
@@ -51,7 +51,6 @@ pub struct Session<'a> {
     in_flight: HashMap<Bytes, u64>,
     /// Assets to send again, by time.
     again: BTreeMap<(Instant, u64), ()>,
-    held: Vec<u64>,
     /// The asset that was sent although nothing may be sent now.
     probe: Option<Bytes>,
     probe_at: Instant,
@@ -76,7 +75,6 @@ impl<'a> Session<'a> {
             credits: 0,
             in_flight: HashMap::new(),
             again: BTreeMap::new(),
-            held: Vec::new(),
             probe: None,
             probe_at: now + PROBE_INTERVAL,
             heard: now,
@@ -229,7 +227,7 @@ impl<'a> Session<'a> {
     fn on_outcomes(&mut self, outcomes: Vec<v1::Outcome>) -> Result<(), NodeError> {
         let now = Instant::now();
         let mut over = Vec::with_capacity(outcomes.len());
-        let mut anew = Vec::new();
+        let (mut anew, mut back) = (Vec::new(), Vec::new());
         let mut probed_open = false;
         for outcome in outcomes {
             let Some(index) = self.in_flight.remove(&outcome.id) else {
@@ -254,12 +252,11 @@ impl<'a> Session<'a> {
                     if outcome.sequence > 0 {
                         anew.push(index);
                     }
-                    let is_open = is_open(&self.shared.look());
-                    if is_open {
+                    if is_open(&self.shared.look()) {
                         // The word that it is over may have overtaken this answer: soon again.
                         self.again.insert((now + RESEND_USUAL, index), ());
                     } else {
-                        self.held.push(index);
+                        back.push(index);
                     }
                 }
             }
@@ -267,12 +264,12 @@ impl<'a> Session<'a> {
         self.shared.spool(|spool| {
             anew.iter()
                 .try_for_each(|index| spool.next_attempt(*index))?;
+            spool.give_back(back);
             spool.end(&over)
         })?;
         if probed_open {
             self.shared
                 .change(|state| (state.paused, state.unapproved) = (false, false));
-            self.release_held();
         }
         Ok(())
     }
@@ -330,17 +327,14 @@ impl<'a> Session<'a> {
             v1::DirectiveKind::Resume => {
                 tracing::info!(reason, "the engine lets the node go on");
                 self.shared.change(|state| state.paused = false);
-                self.release_held();
             }
             v1::DirectiveKind::ModelApproved if is_ours => {
                 tracing::info!(reason, "the model may mint now");
                 self.shared.change(|state| state.unapproved = false);
-                self.release_held();
             }
             v1::DirectiveKind::ModelRetired if is_ours => {
                 self.end(Ending::ModelRetired, reason);
                 self.shared.change(|state| state.unapproved = false);
-                self.release_held();
             }
             _ => {}
         }
@@ -356,13 +350,6 @@ impl<'a> Session<'a> {
         if self.shared.look().ending.is_none() {
             tracing::warn!(target = self.target, reason, "generating ends: {ending:?}");
             self.shared.change(|state| state.ending = Some(ending));
-        }
-    }
-
-    fn release_held(&mut self) {
-        if is_open(&self.shared.look()) {
-            let held = std::mem::take(&mut self.held);
-            self.release(held);
         }
     }
 }

@@ -1,0 +1,514 @@
+//! A running node against an engine's Edge service that breaks, pauses and refuses.
+
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+mod fake_edge;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::{Tiny, folder_with, tiny_generator};
+use fake_edge::FakeEdge;
+use karat_edge_node::generator::{GenerationRequest, Generator};
+use karat_edge_node::manifest::Manifest;
+use karat_edge_node::node::{self, NodeConfig, NodeError, NodeFigures, NodeSnapshot};
+use karat_edge_node::pixels::{PngLimits, decode_png};
+use karat_edge_node::seeds::Secret;
+use karat_proto::v1::DirectiveKind;
+use karat_proto::{Account, Code};
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tonic::Status;
+
+/// No run of these tests takes so long unless it hangs.
+const HANGS_AFTER: Duration = Duration::from_secs(50);
+
+struct Bench {
+    model: TempDir,
+    spool: TempDir,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        Bench {
+            model: folder_with("generator", &tiny_generator(&Tiny::default())),
+            spool: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    fn config(&self, fake: &FakeEdge, assets_max: Option<u64>) -> NodeConfig {
+        NodeConfig {
+            target: fake.target(),
+            name: "test".into(),
+            account: Account::from_name("studio"),
+            collection: 5,
+            secret: Secret::from_bytes([6; 32]),
+            model_dir: self.model.path().to_owned(),
+            variant: None,
+            assets_a_second: 0.0,
+            assets_max,
+            spool_dir: self.spool.path().to_owned(),
+            spool_assets_max: 10_000,
+            micro_batch_max: 8,
+            spoil_ppm: 0,
+        }
+    }
+
+    fn digest(&self) -> [u8; 32] {
+        Manifest::load(self.model.path()).unwrap().digest
+    }
+}
+
+struct Running {
+    figures: Arc<NodeFigures>,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<Result<NodeSnapshot, NodeError>>,
+}
+
+impl Running {
+    fn start(config: NodeConfig) -> Running {
+        let (stop, stopped) = watch::channel(false);
+        let figures = Arc::new(NodeFigures::default());
+        let task = tokio::spawn(node::run(config, figures.clone(), stopped));
+        Running {
+            figures,
+            stop,
+            task,
+        }
+    }
+
+    async fn until(&self, what: &str, reached: impl Fn(&NodeSnapshot) -> bool) {
+        let wait = async {
+            while !reached(&self.figures.snapshot()) {
+                assert!(!self.task.is_finished(), "the node ended before: {what}");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(HANGS_AFTER, wait).await.expect(what);
+    }
+
+    async fn end(self) -> Result<NodeSnapshot, NodeError> {
+        tokio::time::timeout(HANGS_AFTER, self.task)
+            .await
+            .expect("the run hangs")
+            .unwrap()
+    }
+
+    async fn stop(self) -> NodeSnapshot {
+        self.stop.send(true).unwrap();
+        self.end().await.unwrap()
+    }
+}
+
+/// Every index below `count` was accepted exactly once, and nothing else was.
+fn assert_each_once(fake: &FakeEdge, count: u64) {
+    let world = fake.world.lock().unwrap();
+    assert_eq!(world.violations, Vec::<String>::new());
+    let by_seed = world.accepted_by_seed();
+    let secret = Secret::from_bytes([6; 32]);
+    for index in 0..count {
+        let seed = secret.seed(index);
+        assert_eq!(by_seed.get(&seed[..]), Some(&1), "index {index}");
+    }
+    assert_eq!(by_seed.len() as u64, count);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_break_anywhere_lose_nothing_and_double_nothing() {
+    for seed in 0..6 {
+        let (bench, fake) = (Bench::new(), FakeEdge::start(seed).await);
+        {
+            let mut world = fake.world.lock().unwrap();
+            world.break_every = 6;
+            world.overloaded_every = 40;
+            world.credits_max = [1, 3, 16, 40][seed as usize % 4];
+        }
+        let count = if seed % 4 == 0 { 40 } else { 150 };
+        let snapshot = Running::start(bench.config(&fake, Some(count)))
+            .end()
+            .await
+            .unwrap();
+        assert_each_once(&fake, count);
+        assert_eq!(snapshot.generated, count);
+        assert_eq!(
+            snapshot.acknowledged + snapshot.replayed,
+            count,
+            "{snapshot:?}"
+        );
+        assert_eq!((snapshot.refused.len(), snapshot.spooled), (0, 0));
+        assert!(
+            snapshot.reconnects > 0 && snapshot.sent >= count,
+            "{snapshot:?}"
+        );
+        let open = fake.most_open.load(std::sync::atomic::Ordering::SeqCst);
+        assert!(open <= u64::from(fake.world.lock().unwrap().credits_max));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_answers_never_bring_more_under_way_than_credits_and_generation_waits() {
+    let (bench, fake) = (Bench::new(), FakeEdge::start(1).await);
+    {
+        let mut world = fake.world.lock().unwrap();
+        world.answer_after = Duration::from_millis(30);
+        world.credits_max = 5;
+    }
+    let node = Running::start(bench.config(&fake, None));
+    node.until("30 accepted", |figures| {
+        assert!(
+            figures.spooled <= 10 + 8,
+            "two windows of credits and a micro-batch"
+        );
+        figures.acknowledged >= 30
+    })
+    .await;
+    let snapshot = node.stop().await;
+    assert_eq!(fake.most_open.load(std::sync::atomic::Ordering::SeqCst), 5);
+    assert_eq!(fake.world.lock().unwrap().violations, Vec::<String>::new());
+    assert!(snapshot.generated <= snapshot.acknowledged + 10);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_engine_is_away_the_node_fills_its_spool_and_then_waits() {
+    let (bench, mut fake) = (Bench::new(), FakeEdge::down(1));
+    let config = NodeConfig {
+        spool_assets_max: 50,
+        ..bench.config(&fake, Some(200))
+    };
+    let node = Running::start(config);
+    node.until("a full spool", |figures| figures.spooled == 50)
+        .await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(node.figures.snapshot().generated, 50);
+    fake.listen().await;
+    node.until("100 accepted", |figures| figures.acknowledged >= 100)
+        .await;
+    fake.go_away();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    fake.listen().await;
+    let snapshot = node.end().await.unwrap();
+    assert_each_once(&fake, 200);
+    assert_eq!((snapshot.generated, snapshot.spooled), (200, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_restart_leftovers_go_first_and_no_index_comes_twice() {
+    let (bench, mut fake) = (Bench::new(), FakeEdge::down(1));
+    let config = NodeConfig {
+        spool_assets_max: 30,
+        ..bench.config(&fake, None)
+    };
+    let node = Running::start(config.clone());
+    node.until("a full spool", |figures| figures.spooled == 30)
+        .await;
+    let snapshot = node.stop().await;
+    assert_eq!(
+        (snapshot.generated, snapshot.sent, snapshot.spooled),
+        (30, 0, 30)
+    );
+    fake.listen().await;
+    let snapshot = Running::start(NodeConfig {
+        assets_max: Some(10),
+        ..config
+    })
+    .end()
+    .await
+    .unwrap();
+    assert_eq!((snapshot.generated, snapshot.sent), (10, 40));
+    assert_each_once(&fake, 40);
+    let secret = Secret::from_bytes([6; 32]);
+    let world = fake.world.lock().unwrap();
+    for (index, seed) in world.arrived.iter().enumerate() {
+        assert_eq!(
+            seed[..],
+            secret.seed(index as u64),
+            "out of order at {index}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_killed_at_any_moment_reuse_no_index_and_lose_no_asset_that_was_spooled() {
+    let (bench, fake) = (Bench::new(), FakeEdge::start(9).await);
+    fake.world.lock().unwrap().break_every = 5;
+    let mut generated = 0;
+    for round in 0..8u64 {
+        // A rate, so that the moment of the kill falls anywhere in the course of things.
+        let config = NodeConfig {
+            assets_a_second: 800.0,
+            ..bench.config(&fake, None)
+        };
+        let node = Running::start(config);
+        node.until("some progress", |figures| figures.generated > 5 + 7 * round)
+            .await;
+        // Dropping the run is the nearest to a kill within one process: the spool is not closed.
+        node.task.abort();
+        let _ = node.task.await;
+        let mut folder_is_free = false;
+        for _ in 0..500 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            folder_is_free = std::fs::File::open(bench.spool.path().join("spool.lock"))
+                .unwrap()
+                .try_lock()
+                .is_ok();
+            if folder_is_free {
+                break;
+            }
+        }
+        assert!(folder_is_free);
+        generated += node.figures.snapshot().generated;
+    }
+    fake.world.lock().unwrap().break_every = 0;
+    let last = Running::start(bench.config(&fake, Some(1)))
+        .end()
+        .await
+        .unwrap();
+    assert_eq!(last.spooled, 0);
+    let world = fake.world.lock().unwrap();
+    assert_eq!(world.violations, Vec::<String>::new());
+    assert!(world.accepted_by_seed().values().all(|count| *count == 1));
+    assert_eq!(world.accepted.len() as u64, generated + 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_paused_realm_gets_everything_after_it_goes_on_although_it_refused_some_in_order() {
+    let (bench, fake) = (Bench::new(), FakeEdge::start(1).await);
+    let config = NodeConfig {
+        assets_a_second: 2_000.0,
+        ..bench.config(&fake, Some(120))
+    };
+    let node = Running::start(config);
+    node.until("20 accepted", |figures| figures.acknowledged >= 20)
+        .await;
+    // The realm is paused first, and says so a little later.
+    fake.world.lock().unwrap().paused = true;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    fake.direct(DirectiveKind::Pause, &[]);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let (accepted, generated) = (fake.accepted(), node.figures.snapshot().generated);
+    let refused = fake.world.lock().unwrap().outcomes.len() - accepted;
+    assert!(
+        refused > 0,
+        "the test shows nothing unless the order refused some"
+    );
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(
+        (fake.accepted(), node.figures.snapshot().generated),
+        (accepted, generated)
+    );
+    fake.world.lock().unwrap().paused = false;
+    fake.direct(DirectiveKind::Resume, &[]);
+    let snapshot = node.end().await.unwrap();
+    assert_each_once(&fake, 120);
+    assert_eq!(snapshot.refused, []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_model_that_may_not_mint_yet_waits_for_its_approval() {
+    let (bench, fake) = (Bench::new(), FakeEdge::start(1).await);
+    fake.world.lock().unwrap().approved = false;
+    let node = Running::start(bench.config(&fake, Some(30)));
+    node.until("the first asset", |figures| figures.generated > 0)
+        .await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let snapshot = node.figures.snapshot();
+    assert_eq!((snapshot.generated, snapshot.sent), (1, 0));
+    // Another model's approval changes nothing.
+    fake.direct(DirectiveKind::ModelApproved, &[1; 32]);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(node.figures.snapshot().sent, 0);
+    fake.world.lock().unwrap().approved = true;
+    fake.direct(DirectiveKind::ModelApproved, &bench.digest());
+    let snapshot = node.end().await.unwrap();
+    assert_each_once(&fake, 30);
+    assert_eq!(snapshot.refused, []);
+    let world = fake.world.lock().unwrap();
+    assert_eq!(world.hellos[0].models[0].digest[..], bench.digest());
+    assert_eq!(world.hellos[0].account[..], Account::from_name("studio").0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_missed_word_that_the_node_may_go_on_is_found_out_by_asking() {
+    let (approval, fake) = (Bench::new(), FakeEdge::start(1).await);
+    fake.world.lock().unwrap().approved = false;
+    let waits_for_approval = Running::start(approval.config(&fake, Some(20)));
+    let (pause, paused_fake) = (Bench::new(), FakeEdge::start(2).await);
+    paused_fake.world.lock().unwrap().paused = true;
+    let waits_for_resume = Running::start(pause.config(&paused_fake, Some(20)));
+    // It asks while the answer is still no, and again after that.
+    waits_for_approval
+        .until("a first question", |figures| figures.sent == 1)
+        .await;
+    fake.world.lock().unwrap().approved = true;
+    paused_fake.world.lock().unwrap().paused = false;
+    for (node, fake) in [
+        (waits_for_approval, &fake),
+        (waits_for_resume, &paused_fake),
+    ] {
+        let snapshot = node.end().await.unwrap();
+        assert_each_once(fake, 20);
+        assert_eq!(snapshot.refused, []);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_retired_model_ends_the_run_with_every_asset_accounted_for() {
+    let (bench, fake) = (Bench::new(), FakeEdge::start(1).await);
+    let node = Running::start(bench.config(&fake, None));
+    node.until("20 accepted", |figures| figures.acknowledged >= 20)
+        .await;
+    fake.world.lock().unwrap().approved = false;
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    fake.direct(DirectiveKind::ModelRetired, &bench.digest());
+    let snapshot = node.end().await.unwrap();
+    assert_each_once(&fake, snapshot.acknowledged);
+    assert_eq!(
+        snapshot.generated,
+        snapshot.acknowledged + snapshot.refused_count()
+    );
+    let codes: Vec<u16> = snapshot.refused.iter().map(|(code, _)| *code).collect();
+    assert_eq!(codes, [Code::ModelNotApproved as u16]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_used_up_supply_ends_the_run_cleanly() {
+    let (bench, fake) = (Bench::new(), FakeEdge::start(1).await);
+    fake.world.lock().unwrap().supply = 25;
+    let snapshot = Running::start(bench.config(&fake, None))
+        .end()
+        .await
+        .unwrap();
+    assert_each_once(&fake, 25);
+    assert_eq!(snapshot.acknowledged, 25);
+    let refused = snapshot.generated - 25;
+    assert_eq!(snapshot.refused, [(Code::SupplyCapReached as u16, refused)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_engine_that_refuses_the_node_for_good_ends_it_with_its_reason() {
+    let (bench, fake) = (Bench::new(), FakeEdge::start(1).await);
+    fake.world.lock().unwrap().refuse_hello = Some(Status::permission_denied("no such key"));
+    let error = Running::start(bench.config(&fake, None))
+        .end()
+        .await
+        .unwrap_err();
+    assert!(matches!(error, NodeError::Refused { .. }), "{error}");
+    assert!(error.to_string().contains("no such key"));
+    // What may pass is tried again.
+    fake.world.lock().unwrap().refuse_hello = Some(Status::unavailable("starting"));
+    let node = Running::start(bench.config(&fake, Some(5)));
+    node.until("some attempts", |_| {
+        fake.world.lock().unwrap().hellos.len() > 3
+    })
+    .await;
+    fake.world.lock().unwrap().refuse_hello = None;
+    assert_eq!(node.end().await.unwrap().spooled, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn settings_models_and_folders_that_cannot_work_are_refused_at_once() {
+    let (bench, fake) = (Bench::new(), FakeEdge::down(1));
+    let good = bench.config(&fake, Some(1));
+    let bad = [
+        NodeConfig {
+            target: "localhost:1".into(),
+            ..good.clone()
+        },
+        NodeConfig {
+            name: String::new(),
+            ..good.clone()
+        },
+        NodeConfig {
+            account: Account::NOBODY,
+            ..good.clone()
+        },
+        NodeConfig {
+            assets_a_second: f64::NAN,
+            ..good.clone()
+        },
+        NodeConfig {
+            assets_a_second: -1.0,
+            ..good.clone()
+        },
+        NodeConfig {
+            spool_assets_max: 0,
+            ..good.clone()
+        },
+        NodeConfig {
+            micro_batch_max: 33,
+            ..good.clone()
+        },
+        NodeConfig {
+            spoil_ppm: 1_000_001,
+            ..good.clone()
+        },
+    ];
+    for config in bad {
+        let error = Running::start(config).end().await.unwrap_err();
+        assert!(matches!(error, NodeError::Setting { .. }), "{error}");
+    }
+    let no_variant = NodeConfig {
+        variant: Some("huge".into()),
+        ..good.clone()
+    };
+    let error = Running::start(no_variant).end().await.unwrap_err();
+    assert!(matches!(error, NodeError::Generator(_)), "{error}");
+    let first = Running::start(good.clone());
+    first
+        .until("an asset", |figures| figures.generated == 1)
+        .await;
+    let error = Running::start(good).end().await.unwrap_err();
+    assert!(matches!(error, NodeError::Spool(_)), "{error}");
+    assert_eq!(first.stop().await.spooled, 1);
+}
+
+fn relics() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/relics")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn relics_arrive_as_what_their_lineage_says_and_a_share_is_spoiled_on_purpose() {
+    let (bench, fake) = (Bench::new(), FakeEdge::start(1).await);
+    let config = NodeConfig {
+        model_dir: relics(),
+        variant: Some("exact".into()),
+        spoil_ppm: 250_000,
+        ..bench.config(&fake, Some(60))
+    };
+    let snapshot = Running::start(config).end().await.unwrap();
+    assert_each_once(&fake, 60);
+    assert_eq!(
+        (snapshot.acknowledged, snapshot.variant.as_str()),
+        (60, "exact")
+    );
+    assert!(snapshot.generate_p50_us > 0 && snapshot.generate_p99_us >= snapshot.generate_p50_us);
+
+    let mut generator = Generator::load(relics(), "exact").unwrap();
+    let rules = generator.manifest().trait_rules();
+    let world = fake.world.lock().unwrap();
+    let mut others = 0;
+    for asset in &world.accepted {
+        let lineage = asset.lineage.as_ref().unwrap();
+        assert_eq!(lineage.model[..], generator.manifest().digest);
+        assert_eq!((lineage.variant.as_str(), asset.collection), ("exact", 5));
+        rules.allows(&asset.traits).unwrap();
+        let request = GenerationRequest {
+            seed: lineage.seed[..].try_into().unwrap(),
+            traits: asset.traits.to_vec(),
+        };
+        let again = generator.generate(&[request]).unwrap().remove(0);
+        let limits = PngLimits {
+            max_bytes: 1 << 19,
+            max_width: 64,
+            max_height: 64,
+        };
+        let arrived = decode_png(&asset.content, limits).unwrap();
+        assert_eq!((arrived.width, arrived.height), (64, 64));
+        others += u64::from(arrived.rgb != again.pixels);
+    }
+    assert_eq!(others, snapshot.spoiled);
+    assert!((5..=27).contains(&others), "{others} of 60");
+}
