@@ -14,6 +14,23 @@
 //!
 //! `service.rs` puts the parts together, `cli/` is the operator's binary, `dev/` the self-contained demonstration.
 
+/// Writes to standard output. A reader that has gone (`karat asset list | head`) ends the output, not the program: `dev`
+/// must still stop cleanly.
+macro_rules! say {
+    ($($part:tt)*) => {{
+        use std::io::Write as _;
+        let _ = write!(std::io::stdout(), $($part)*);
+    }};
+}
+
+/// As `say!`, and ends the line.
+macro_rules! sayln {
+    ($($part:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), $($part)*);
+    }};
+}
+
 pub mod accounts;
 pub mod background;
 pub mod batches;

@@ -70,7 +70,7 @@ pub async fn run(common: &Common, command: AssetCommand) -> Result<(), CliError>
                     &json!({"asset": asset, "cid": found.cid, "bytes": found.content.len(), "file": out}),
                 );
             } else {
-                println!(
+                sayln!(
                     "asset {asset}: {} bytes of {} written to {}",
                     found.content.len(),
                     found.cid,
@@ -145,18 +145,18 @@ fn print_asset(shown: &serde_json::Value) {
         fields.remove("history");
         fields.remove("verdicts");
     }
-    print!("{}", describe::lines(&head, 0));
+    say!("{}", describe::lines(&head, 0));
     let rows = |name: &str| shown[name].as_array().cloned().unwrap_or_default();
-    println!("verdicts:");
+    sayln!("verdicts:");
     for verdict in rows("verdicts") {
-        println!(
+        sayln!(
             "  version {}: {}, corruption {} ppm",
             verdict["version"],
             describe::inline(&verdict["decision"]),
             verdict["corruption_ppm"]
         );
         for finding in verdict["findings"].as_array().cloned().unwrap_or_default() {
-            println!(
+            sayln!(
                 "    {} {} ({}): {}",
                 describe::inline(&finding["agent"]),
                 finding["code"],
@@ -165,9 +165,9 @@ fn print_asset(shown: &serde_json::Value) {
             );
         }
     }
-    println!("history:");
+    sayln!("history:");
     for event in rows("history") {
-        println!(
+        sayln!(
             "  {:>8}  {}",
             event["sequence"],
             describe::event_line(&event)
@@ -228,12 +228,16 @@ async fn list(
         );
         return Ok(());
     }
-    println!(
+    sayln!(
         "{:>10} {:>10} {:>7} {:<10} {:<10} owner",
-        "asset", "collection", "version", "state", "settlement"
+        "asset",
+        "collection",
+        "version",
+        "state",
+        "settlement"
     );
     for asset in &page.assets {
-        println!(
+        sayln!(
             "{:>10} {:>10} {:>7} {:<10} {:<10} {}",
             asset.asset,
             asset.collection,
@@ -248,7 +252,7 @@ async fn list(
         );
     }
     if page.next_after != 0 {
-        println!("more: --after {}", page.next_after);
+        sayln!("more: --after {}", page.next_after);
     }
     Ok(())
 }

@@ -44,12 +44,16 @@ pub async fn run(common: &Common, command: BatchCommand) -> Result<(), CliError>
                 print_json(&json!({"batches": rows}));
                 return Ok(());
             }
-            println!(
+            sayln!(
                 "{:>7} {:<10} {:>8} {:>22} {:>9} transaction",
-                "batch", "stage", "leaves", "sequences", "gas"
+                "batch",
+                "stage",
+                "leaves",
+                "sequences",
+                "gas"
             );
             for batch in &batches {
-                println!(
+                sayln!(
                     "{:>7} {:<10} {:>8} {:>22} {:>9} {}",
                     batch.number,
                     describe::stage(batch.stage),
@@ -74,7 +78,7 @@ pub async fn run(common: &Common, command: BatchCommand) -> Result<(), CliError>
             if common.json {
                 print_json(&shown)
             } else {
-                print!("{}", describe::lines(&shown, 0))
+                say!("{}", describe::lines(&shown, 0))
             }
             Ok(())
         }

@@ -31,7 +31,7 @@ pub fn run(common: &Common, command: ConfigCommand) -> Result<(), CliError> {
     match command {
         ConfigCommand::Check { file } => {
             load(&file)?;
-            println!("{} can be used", file.display());
+            sayln!("{} can be used", file.display());
             Ok(())
         }
         ConfigCommand::Print { file } => {
@@ -40,7 +40,7 @@ pub fn run(common: &Common, command: ConfigCommand) -> Result<(), CliError> {
             if common.json {
                 print_json(&serde_json::to_value(&config).map_err(|error| failed(&error))?);
             } else {
-                print!(
+                say!(
                     "{}",
                     toml::to_string_pretty(&config).map_err(|error| failed(&error))?
                 );

@@ -37,7 +37,7 @@ pub async fn run(common: &Common, command: ContentCommand) -> Result<(), CliErro
         } else {
             "found; `karat content collect` removes them"
         };
-        println!("{} objects of {} bytes {done}", found.orphans, found.bytes);
+        sayln!("{} objects of {} bytes {done}", found.orphans, found.bytes);
     }
     Ok(())
 }

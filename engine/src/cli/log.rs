@@ -61,7 +61,7 @@ pub fn run(common: &Common, command: LogCommand) -> Result<(), CliError> {
     if common.json {
         print_json(&shown)
     } else {
-        print!("{}", describe::lines(&shown, 0))
+        say!("{}", describe::lines(&shown, 0))
     }
     if let Some((recorded, replayed)) = &checked.first_difference {
         return Err(CliError::No(format!(

@@ -194,7 +194,7 @@ async fn run(cli: Cli) -> Result<(), CliError> {
 
 /// Prints a value as JSON.
 fn print_json(value: &serde_json::Value) {
-    println!("{value:#}");
+    sayln!("{value:#}");
 }
 
 /// `0x` and the bytes in hex.

@@ -105,7 +105,7 @@ async fn list(common: &Common) -> Result<(), CliError> {
         print_json(&json!({"models": rows}));
     } else {
         rows.iter()
-            .for_each(|row| println!("{}", describe::inline(row)));
+            .for_each(|row| sayln!("{}", describe::inline(row)));
     }
     Ok(())
 }

@@ -173,7 +173,7 @@ fn print_policy(common: &Common, policy: &v1::Policy) -> Result<(), CliError> {
     if common.json {
         print_json(&shown)
     } else {
-        print!("{}", describe::lines(&shown, 0))
+        say!("{}", describe::lines(&shown, 0))
     }
     Ok(())
 }
@@ -190,7 +190,7 @@ pub fn print_outcome(common: &Common, outcome: Option<v1::Outcome>) -> Result<()
         return Err(CliError::No(outcome.message));
     }
     if !common.json {
-        println!("done, sequence {}", outcome.sequence);
+        sayln!("done, sequence {}", outcome.sequence);
     }
     Ok(())
 }

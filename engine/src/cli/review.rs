@@ -78,9 +78,9 @@ pub async fn run(common: &Common, command: ReviewCommand) -> Result<(), CliError
         print_json(&json!({"open": found.open, "reviews": rows}));
         return Ok(());
     }
-    println!("{} open", found.open);
+    sayln!("{} open", found.open);
     for row in &rows {
-        println!(
+        sayln!(
             "asset {} version {}: corruption {} ppm; {}{}",
             row["asset"]["asset"],
             row["asset"]["version"],

@@ -17,7 +17,7 @@ pub async fn run(common: &Common) -> Result<(), CliError> {
     if common.json {
         print_json(&shown)
     } else {
-        print!("{}", describe::lines(&shown, 0))
+        say!("{}", describe::lines(&shown, 0))
     }
     Ok(())
 }

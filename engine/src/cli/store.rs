@@ -57,7 +57,7 @@ pub async fn run(common: &Common, command: StoreCommand) -> Result<(), CliError>
     if common.json {
         print_json(&json!({"replayed": replayed, "projected_seq": projected_seq}));
     } else {
-        println!("{replayed} commands replayed; the store is at sequence {projected_seq}");
+        sayln!("{replayed} commands replayed; the store is at sequence {projected_seq}");
     }
     Ok(())
 }

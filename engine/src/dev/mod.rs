@@ -73,9 +73,9 @@ pub async fn run(common: &Common, args: DevArgs) -> Result<(), CliError> {
     let books = summary.1;
     let summary = summary.0;
     if common.json {
-        println!("{:#}", summary.to_json(&books));
+        sayln!("{:#}", summary.to_json(&books));
     } else {
-        print!("{}", summary.to_text(&books));
+        say!("{}", summary.to_text(&books));
     }
     service
         .stop()
@@ -108,7 +108,7 @@ fn print_opening(common: &Common, service: &Service, address: &str) {
     if common.json {
         eprint!("{text}");
     } else {
-        print!("{text}");
+        say!("{text}");
     }
 }
 

@@ -73,7 +73,7 @@ impl Progress {
         if json {
             eprintln!("{line}");
         } else {
-            println!("{line}");
+            sayln!("{line}");
         }
     }
 }
