@@ -3,23 +3,78 @@
 //! Two cores serve the whole pipeline. Projection, agents, settlement and snapshots are behind the log and may lag; with a
 //! lower priority they lag instead of making an answer wait.
 
-use tokio::runtime::{Builder, Runtime};
+use std::ops::Deref;
+
+use tokio::runtime::{Builder, Handle, Runtime};
 
 /// Added to the nice value of background threads. Linux gives such a thread about a tenth of the share of a normal one where
 /// both want the processor, and all of it where nobody else does.
 const NICE: i32 = 10;
 
+/// Ends without waiting when it is dropped, which is allowed inside another runtime's task; what runs on it holds no state of
+/// its own.
+#[derive(Debug)]
+pub struct Behind(Option<Runtime>);
+
+impl Deref for Behind {
+    type Target = Handle;
+
+    fn deref(&self) -> &Handle {
+        match &self.0 {
+            Some(runtime) => runtime.handle(),
+            None => unreachable!("the runtime is taken by drop alone"),
+        }
+    }
+}
+
+impl Drop for Behind {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
 /// A runtime whose threads, blocking ones included, have the lower priority. Threads that they start inherit it.
+///
+/// It may be dropped on any thread, as when a start fails half way: what runs in it is abandoned then.
+pub struct Background {
+    runtime: Option<Runtime>,
+    handle: Handle,
+}
+
+impl Deref for Background {
+    type Target = Handle;
+
+    fn deref(&self) -> &Handle {
+        &self.handle
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Starts the threads.
 ///
 /// # Errors
 /// When the system gives no thread.
-pub fn runtime() -> std::io::Result<Runtime> {
-    Builder::new_multi_thread()
+pub fn runtime() -> std::io::Result<Background> {
+    let runtime = Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("karat-behind")
         .on_thread_start(lower_priority)
         .enable_all()
-        .build()
+        .build()?;
+    let handle = runtime.handle().clone();
+    Ok(Background {
+        runtime: Some(runtime),
+        handle,
+    })
 }
 
 /// Lowers the calling thread's priority; a system that refuses leaves it as it is, which costs only latency.

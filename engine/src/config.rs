@@ -375,23 +375,25 @@ impl Config {
             (
                 "log.segment_bytes",
                 self.log.segment_bytes,
-                1 << 20,
+                // A segment must hold the largest block, which has 16 MiB, and the frame around it.
+                32 << 20,
                 1 << 32,
             ),
             (
                 "log.queue_commands_max",
                 self.log.queue_commands_max as u64,
-                1024,
+                16_384,
                 1 << 24,
             ),
             (
                 "log.queue_bytes_max",
                 self.log.queue_bytes_max as u64,
-                1 << 20,
+                // The queue must hold what one block can.
+                16 << 20,
                 1 << 34,
             ),
             ("agents.permits", self.agents.permits as u64, 1, 65_536),
-            ("agents.workers", self.agents.workers as u64, 1, 256),
+            ("agents.workers", self.agents.workers as u64, 1, 64),
             ("agents.batch_max", self.agents.batch_max as u64, 1, 64),
             ("agents.stall_ms", self.agents.stall_ms, 100, 3_600_000),
             (
@@ -421,6 +423,18 @@ impl Config {
                 65_536,
             ),
             (
+                "policy.accept_below_ppm",
+                self.policy.accept_below_ppm.into(),
+                0,
+                1_000_000,
+            ),
+            (
+                "policy.reject_above_ppm",
+                self.policy.reject_above_ppm.into(),
+                0,
+                1_000_000,
+            ),
+            (
                 "policy.reexecution_sample_ppm",
                 self.policy.reexecution_sample_ppm.into(),
                 0,
@@ -439,6 +453,16 @@ impl Config {
                     },
                 });
             }
+        }
+        let (accept, reject) = (self.policy.accept_below_ppm, self.policy.reject_above_ppm);
+        if accept > reject && reject != 0 {
+            return Err(ConfigError::OutOfRange {
+                key: "policy.accept_below_ppm",
+                found: accept.to_string(),
+                expected: format!(
+                    "it must not be above policy.reject_above_ppm, which is {reject}"
+                ),
+            });
         }
         Ok(())
     }

@@ -12,11 +12,10 @@ use karat_proto::{Code, convert, v1};
 use karat_sequencer::Ack;
 use karat_store::{EmbeddedStore, Store, StoreError};
 use thiserror::Error;
-use tokio::runtime::Runtime;
 use tokio::sync::watch as signal;
 use tokio::task::JoinHandle;
 
-use crate::background;
+use crate::background::{self, Background};
 use crate::config::Config;
 use crate::core::{Core, CoreError, CoreThreads, OpenSummary};
 use crate::digests::DigestRecorder;
@@ -98,7 +97,7 @@ pub struct Service {
     stop: signal::Sender<bool>,
     failed: signal::Receiver<Option<String>>,
     tasks: Vec<(&'static str, JoinHandle<()>)>,
-    behind: Runtime,
+    behind: Background,
 }
 
 impl Service {
@@ -292,7 +291,7 @@ impl Service {
             verifier.agents().clone().stop().await;
         }
         // Whatever is left behind the ledger holds no state of its own.
-        behind.shutdown_background();
+        drop(behind);
         gateway.store.flush()?;
         drop(gateway);
         tokio::task::spawn_blocking(move || threads.stop(&core, snapshot))

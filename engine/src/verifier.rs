@@ -136,7 +136,7 @@ impl Verifier {
             }
             EventKind::Unfrozen {
                 asset,
-                state: AssetState::Pending,
+                state: AssetState::Pending | AssetState::InReview,
             } => {
                 self.offer_again(*asset).await;
             }
@@ -185,7 +185,8 @@ impl Verifier {
         self.agents.offer(job).await;
     }
 
-    /// An asset that was frozen while it waited for its verdict: the agents dropped it, so it is offered again.
+    /// An asset that was frozen while it waited for its verdict or for people: the agents dropped it, the desk may not know it,
+    /// so it is offered again.
     async fn offer_again(&self, asset: AssetId) {
         let Some(now) = self.core.view.asset(asset) else {
             return;
@@ -201,12 +202,14 @@ impl Verifier {
                 }
             };
             for event in blocks.iter().flat_map(|block| &block.events) {
-                let made = matches!(
-                    event.kind,
-                    EventKind::Minted { .. } | EventKind::Revised { .. }
-                );
-                if made && event.kind.asset() == Some(asset) {
-                    self.offer_version(event).await;
+                if event.kind.asset() == Some(asset) {
+                    match &event.kind {
+                        EventKind::Minted { .. } | EventKind::Revised { .. } => {
+                            self.offer_version(event).await;
+                        }
+                        judged @ EventKind::Verified { .. } => self.on_desk_event(event, judged),
+                        _ => {}
+                    }
                 }
             }
         }
@@ -380,8 +383,15 @@ impl AgentHost for Host {
 
     fn submit(&self, verdict: Verdict, done: Box<dyn FnOnce(Code) + Send>) {
         let realm = &self.core.config.realm.name;
+        // A verdict that was refused because the asset was frozen must not be answered with that again once it is not: the
+        // command that changed the asset last belongs to what the verdict is about.
+        let changed = self
+            .core
+            .view
+            .asset(verdict.asset)
+            .map_or(0, |asset| asset.last_sequence);
         let about = format!(
-            "{realm}: verdict on version {} of asset {} under policy {}",
+            "{realm}: verdict on version {} of asset {} as of {changed} under policy {}",
             verdict.version, verdict.asset, verdict.policy_version
         );
         let wire = self.core.own_command(

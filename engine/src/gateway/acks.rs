@@ -56,7 +56,7 @@ impl AckTracker {
     }
 
     /// Waits for `level` on behalf of an accepted command about an asset. Without `done` only the latency is measured,
-    /// and nothing is done when there is no room.
+    /// and nothing is done when half the room is taken: what nobody waits for must not keep clients out.
     pub fn wait(&self, outcome: &Outcome, level: AckLevel, since: Instant, done: Option<Done>) {
         let asset = outcome.subject;
         let version = self.view.asset(asset).map_or(0, |asset| asset.version);
@@ -69,7 +69,7 @@ impl AckTracker {
             done,
         };
         let mut waiting = self.waiting.lock();
-        if waiter.done.is_none() && waiting.count >= self.waiting_max {
+        if waiter.done.is_none() && waiting.count >= self.waiting_max / 2 {
             return;
         }
         waiting.by_asset.entry(asset).or_default().push(waiter);

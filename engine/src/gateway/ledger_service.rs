@@ -16,7 +16,7 @@ use prost::Message;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::admission::admit;
-use super::submit::{self, Outcomes, has_more_to_wait_for, level_of, log_ack};
+use super::submit::{self, Outcomes, has_more_to_wait_for, is_about_an_asset, level_of, log_ack};
 use super::wire::asset_to_wire;
 use super::{Gateway, refusal_status, watch};
 
@@ -100,6 +100,7 @@ impl Ledger for LedgerService {
             refused(refusal)
         })?;
         let id = prepared.command.id;
+        let about_an_asset = is_about_an_asset(&prepared.command.kind);
         if matches!(level, AckLevel::Verified | AckLevel::Settled) && !self.gateway.acks.has_room(1)
         {
             return Err(Status::resource_exhausted(
@@ -130,7 +131,7 @@ impl Ledger for LedgerService {
         let mut reached = logged;
         if matches!(level, AckLevel::Verified | AckLevel::Settled)
             && has_more_to_wait_for(&outcome)
-            && core.view.asset(outcome.subject).is_some()
+            && about_an_asset
         {
             let (sender, receiver) = tokio::sync::oneshot::channel();
             let done = Box::new(move |reached, why: &'static str| {

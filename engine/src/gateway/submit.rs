@@ -9,7 +9,7 @@ use futures::Stream;
 use karat_proto::convert::{self, Refused};
 use karat_proto::event::Outcome;
 use karat_proto::v1::AckLevel;
-use karat_proto::{Code, CommandId, limits, v1};
+use karat_proto::{Code, CommandId, CommandKind, limits, v1};
 use karat_sequencer::{Ack, Reply, SubmitError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tonic::{Status, Streaming};
@@ -178,6 +178,7 @@ impl StreamReader {
 
     fn queue(&self, commands: Vec<v1::Command>, level: AckLevel, now: Instant) {
         let mut ids = Vec::with_capacity(commands.len());
+        let mut about_assets = Vec::with_capacity(commands.len());
         let mut prepared = Vec::with_capacity(commands.len());
         let mut refused_outcomes = Vec::new();
         for command in commands {
@@ -185,6 +186,7 @@ impl StreamReader {
             match admit(&*self.gateway.core.content, command) {
                 Ok(one) => {
                     ids.push(one.command.id);
+                    about_assets.push(is_about_an_asset(&one.command.kind));
                     prepared.push(one);
                 }
                 Err(refused) => {
@@ -214,7 +216,8 @@ impl StreamReader {
                     .latencies
                     .record(logged, now.elapsed(), ids.len() as u64);
                 if matches!(level, AckLevel::Verified | AckLevel::Settled) {
-                    wait_for_more(&gateway, &sender, level, now, &ids, &answer.outcomes);
+                    let answered = about_assets.iter().zip(&ids).zip(&answer.outcomes);
+                    wait_for_more(&gateway, &sender, level, now, answered);
                 } else {
                     let commands = ids.len();
                     let response = Response::Answered {
@@ -276,20 +279,35 @@ fn rate_of(gateway: &Gateway) -> u64 {
     gateway.core.config.gateway.commands_a_second_max
 }
 
-/// Whether there is a verdict or a settlement to wait for.
+/// Whether there is a verdict or a settlement to wait for, of a command that [`is_about_an_asset`].
 pub(super) fn has_more_to_wait_for(outcome: &Outcome) -> bool {
     outcome.code == Code::Accepted && outcome.subject != 0
 }
 
-fn wait_for_more(
+/// Whether the outcome's subject is an asset; of other commands it may be the number of a collection.
+pub(super) fn is_about_an_asset(kind: &CommandKind) -> bool {
+    matches!(
+        kind,
+        CommandKind::Mint(_)
+            | CommandKind::Revise(_)
+            | CommandKind::Transfer { .. }
+            | CommandKind::Claim { .. }
+            | CommandKind::Burn { .. }
+            | CommandKind::Redeem { .. }
+            | CommandKind::ReviewDecision { .. }
+            | CommandKind::Freeze { .. }
+            | CommandKind::Unfreeze { .. }
+    )
+}
+
+fn wait_for_more<'a>(
     gateway: &Arc<Gateway>,
     sender: &mpsc::UnboundedSender<Outgoing>,
     level: AckLevel,
     since: Instant,
-    ids: &[CommandId],
-    outcomes: &[Outcome],
+    answered: impl Iterator<Item = ((&'a bool, &'a CommandId), &'a Outcome)>,
 ) {
-    for (id, outcome) in ids.iter().zip(outcomes) {
+    for ((about_an_asset, id), outcome) in answered {
         let send = {
             let sender = sender.clone();
             let mut wire = convert::outcome_to_wire(id, outcome);
@@ -307,7 +325,7 @@ fn wait_for_more(
                 });
             }
         };
-        if has_more_to_wait_for(outcome) && gateway.core.view.asset(outcome.subject).is_some() {
+        if *about_an_asset && has_more_to_wait_for(outcome) {
             gateway
                 .acks
                 .wait(outcome, level, since, Some(Box::new(send)));
