@@ -270,9 +270,9 @@ impl Core {
         convert::new_command(derived_id(about), actor, kind)
     }
 
-    /// A reader of events.
-    pub fn events(&self, from_sequence: u64, durable_only: bool) -> EventReader {
-        EventReader::new(self.hub.clone(), from_sequence, durable_only)
+    /// A reader of events, see [`EventReader::new`].
+    pub fn events(&self, from_sequence: u64, durable_only: bool, pause: Duration) -> EventReader {
+        EventReader::new(self.hub.clone(), from_sequence, durable_only, pause)
     }
 
     /// The sequencer's handle, for positions and figures.

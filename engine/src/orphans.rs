@@ -62,7 +62,7 @@ pub fn collect(
 
 /// Calls `named` with every digest that an event names: content of every version of every asset, and batch payloads.
 fn for_each_named(core: &Arc<Core>, mut named: impl FnMut(&Digest)) -> Result<(), EventLogError> {
-    let mut reader = core.events(1, false);
+    let mut reader = core.events(1, false, Duration::ZERO);
     loop {
         let blocks = reader.read(4096)?;
         if blocks.is_empty() {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use karat_ledger::codec;
@@ -17,6 +18,9 @@ use crate::events::{BlockEvents, EventLogError, EventReader};
 
 /// Events projected by one atomic change.
 const EVENTS_A_CHANGE: usize = 4096;
+
+/// Rows may be this much later than their events for the sake of fewer and larger changes.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Why projecting stopped. The log is whole; the store is filled again by `karat store rebuild`.
 #[derive(Debug, Error)]
@@ -68,7 +72,7 @@ impl Projector {
             }
         }
         let mut due = HashMap::new();
-        let mut catch_up = core.events(from_sequence, true);
+        let mut catch_up = core.events(from_sequence, true, PAUSE);
         while catch_up.next_sequence() <= projected_seq {
             let blocks = catch_up.read(EVENTS_A_CHANGE)?;
             if blocks.is_empty() {
@@ -83,7 +87,7 @@ impl Projector {
                 }
             }
         }
-        let reader = core.events(projected_seq + 1, true);
+        let reader = core.events(projected_seq + 1, true, PAUSE);
         Ok(Projector {
             store,
             reader,

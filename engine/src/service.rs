@@ -32,6 +32,9 @@ const HEALTH_LOOK: Duration = Duration::from_millis(200);
 /// How long the tasks behind the ledger get to end when the engine stops.
 const STOP_WAIT: Duration = Duration::from_secs(5);
 
+/// An answer that waits for a verdict or the chain may be this much later.
+const ACKS_PAUSE: Duration = Duration::from_millis(1);
+
 /// Why the engine cannot run.
 #[derive(Debug, Error)]
 pub enum ServiceError {
@@ -112,6 +115,12 @@ impl Service {
             }
             Mode::ReadOnly => ModelFolders::default(),
         };
+        if mode == Mode::Full && folders.auditors.is_empty() {
+            let dir = config.data.models_dir.display();
+            return Err(ServiceError::Models(format!(
+                "models {dir}: no folder there holds an auditor, and nothing is verified without one; set data.models_dir"
+            )));
+        }
         // The port first: a second engine on it should not touch anything else.
         let listener = Gateway::bind(config.gateway.listen).await?;
         let address = listener.local_addr().map_err(|source| ServiceError::Io {
@@ -342,7 +351,7 @@ async fn run_acks(
     acks: Arc<AckTracker>,
     fail: Arc<signal::Sender<Option<String>>>,
 ) {
-    let mut reader = core.events(core.hub.written_seq() + 1, true);
+    let mut reader = core.events(core.hub.written_seq() + 1, true, ACKS_PAUSE);
     loop {
         match reader.next(4096).await {
             Ok(Some(blocks)) => {

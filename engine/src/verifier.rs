@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use karat_agents::review_desk::{DeskLimits, OpenReview, ReviewDesk};
@@ -22,6 +22,9 @@ use crate::events::EventLogError;
 
 /// Events looked at before waiting assets are offered.
 const EVENTS_A_STEP: usize = 1024;
+
+/// A new asset may wait this much longer for the agents.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// Folders of models by role.
 #[derive(Debug, Clone, Default)]
@@ -118,7 +121,7 @@ impl Verifier {
         let view = &self.core.view;
         // Whatever a crash left without verdict is found again: it is pending in the ledger.
         let from = view.oldest_unjudged().unwrap_or(view.applied_seq() + 1);
-        let mut reader = self.core.events(from, false);
+        let mut reader = self.core.events(from, false, PAUSE);
         while let Some(blocks) = reader.next(EVENTS_A_STEP).await? {
             for event in blocks.iter().flat_map(|block| &block.events) {
                 self.on_event(event).await;
@@ -191,7 +194,7 @@ impl Verifier {
         let Some(now) = self.core.view.asset(asset) else {
             return;
         };
-        let mut reader = self.core.events(now.minted_sequence, false);
+        let mut reader = self.core.events(now.minted_sequence, false, PAUSE);
         loop {
             let blocks = match reader.read(EVENTS_A_STEP) {
                 Ok(blocks) if !blocks.is_empty() => blocks,

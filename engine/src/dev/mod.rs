@@ -175,7 +175,7 @@ impl Run {
         }
         let first_settled = Arc::new(Mutex::new(None));
         let (kept, first) = (books.clone(), first_settled.clone());
-        let mut reader = core.events(from_sequence, true);
+        let mut reader = core.events(from_sequence, true, DRAW);
         let books_task = tokio::spawn(async move {
             while let Ok(Some(blocks)) = reader.next(4096).await {
                 let mut books = kept.lock();

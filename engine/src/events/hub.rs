@@ -5,12 +5,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::{BlockEvents, EventLog, EventLogError};
+
+/// Pause between two rounds of the hub's thread: the most that an event is later than its outcome for it.
+const GATHER: Duration = Duration::from_micros(500);
 
 /// Bounds of the hub.
 #[derive(Debug, Clone)]
@@ -96,6 +100,7 @@ impl EventHub {
         memory_bytes: usize,
     ) -> EventLog {
         let mut waiting = Vec::new();
+        // While the thread sleeps, blocks gather in the channel and the writer has nobody to wake.
         while let Ok(first) = receiver.recv() {
             waiting.push(first);
             waiting.extend(receiver.try_iter().take(1023));
@@ -119,6 +124,7 @@ impl EventHub {
             self.written_seq
                 .store(log.last_sequence(), Ordering::Release);
             self.moved.send_replace(());
+            std::thread::sleep(GATHER);
         }
         if let Err(error) = log.flush() {
             self.fail(&error);

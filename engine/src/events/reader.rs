@@ -1,6 +1,7 @@
 //! A consumer's place in the stream of events.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -14,18 +15,26 @@ pub struct EventReader {
     moved: watch::Receiver<()>,
     next_sequence: u64,
     durable_only: bool,
+    pause: Duration,
     cursor: Option<Cursor>,
 }
 
 impl EventReader {
-    /// A reader that begins at `from_sequence`. With `durable_only` it never shows what a loss of power could take back.
-    pub fn new(hub: Arc<EventHub>, from_sequence: u64, durable_only: bool) -> EventReader {
+    /// A reader that begins at `from_sequence` and, while it keeps up, is woken once in `pause` at most, so that many small
+    /// blocks do not cost a wake-up each. With `durable_only` it never shows what a loss of power could take back.
+    pub fn new(
+        hub: Arc<EventHub>,
+        from_sequence: u64,
+        durable_only: bool,
+        pause: Duration,
+    ) -> EventReader {
         let moved = hub.subscribe();
         EventReader {
             hub,
             moved,
             next_sequence: from_sequence.max(1),
             durable_only,
+            pause,
             cursor: None,
         }
     }
@@ -109,6 +118,7 @@ impl EventReader {
 
     /// Waits until a position moved since the last call. False when the hub is gone or has failed.
     pub async fn wait(&mut self) -> bool {
+        tokio::time::sleep(self.pause).await;
         self.moved.changed().await.is_ok() && self.hub.failure().is_none()
     }
 
@@ -198,7 +208,7 @@ mod tests {
         drop(sender);
         thread.join().unwrap();
         for from in 1..=30 {
-            let mut reader = EventReader::new(hub.clone(), from, true);
+            let mut reader = EventReader::new(hub.clone(), from, true, Duration::ZERO);
             assert_eq!(
                 read_all(&mut reader),
                 (from..=30).collect::<Vec<_>>(),
@@ -217,12 +227,12 @@ mod tests {
         assert!(sender.send(Arc::new(block(4))));
         drop(sender);
         thread.join().unwrap();
-        let mut durable = EventReader::new(hub.clone(), 1, true);
+        let mut durable = EventReader::new(hub.clone(), 1, true, Duration::ZERO);
         assert!(read_all(&mut durable).is_empty());
         hub.set_durable(3);
         assert_eq!(read_all(&mut durable), [1, 2, 3]);
         assert_eq!(
-            read_all(&mut EventReader::new(hub, 1, false)),
+            read_all(&mut EventReader::new(hub, 1, false, Duration::ZERO)),
             [1, 2, 3, 4, 5, 6]
         );
     }

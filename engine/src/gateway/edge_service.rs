@@ -1,7 +1,7 @@
 //! The Edge service: edge nodes attest their models, get credits, and stream assets in.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use karat_proto::convert::{self, Refused};
@@ -22,6 +22,9 @@ use super::admission::admit;
 
 /// Most assets in one message.
 const ASSETS_A_MESSAGE_MAX: usize = 64;
+
+/// A directive may be this late.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves `karat.v1.Edge`.
 pub struct EdgeService {
@@ -298,7 +301,7 @@ async fn send_directives(gateway: Arc<Gateway>, sender: Answers, models: Vec<Dig
     if core.view.paused() {
         let _ = sender.send(directive(DirectiveKind::Pause, &[], "the realm is paused"));
     }
-    let mut reader = core.events(core.hub.written_seq() + 1, false);
+    let mut reader = core.events(core.hub.written_seq() + 1, false, PAUSE);
     while let Ok(Some(blocks)) = reader.next(1024).await {
         for event in blocks.iter().flat_map(|block| &block.events) {
             let message = match &event.kind {

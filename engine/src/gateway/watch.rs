@@ -1,6 +1,7 @@
 //! Watch: the stream of events for clients, filtered, resumable, at the client's own pace.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use karat_proto::convert;
 use karat_proto::event::{Event, EventKind};
@@ -15,6 +16,9 @@ use crate::core::Core;
 const WAITING_MESSAGES: usize = 16;
 /// Events looked at for one message.
 const EVENTS_A_MESSAGE: usize = 1024;
+
+/// A watcher may see events this much later for the sake of fewer messages.
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// What a watcher wants to see.
 pub(super) struct Filter {
@@ -75,7 +79,7 @@ pub(super) fn open(
     tokio::spawn(async move {
         let _stream = stream;
         // Only what no loss of power can take back is shown, so a watcher never sees a sequence twice with other events.
-        let mut reader = core.events(from_sequence, true);
+        let mut reader = core.events(from_sequence, true, PAUSE);
         loop {
             let next = tokio::select! {
                 next = reader.next(EVENTS_A_MESSAGE) => next,

@@ -28,6 +28,9 @@ const BATCHES_WAITING_MAX: usize = 64;
 /// Pause after a failure of the chain.
 const FAILURE_PAUSE: Duration = Duration::from_millis(500);
 
+/// A cut may be noticed this much later.
+const PAUSE: Duration = Duration::from_millis(10);
+
 /// Why settlement stopped. The realm goes on; what was cut stays and is settled after a restart.
 #[derive(Debug, Error)]
 pub enum DriverError {
@@ -132,7 +135,7 @@ impl Driver {
             .get(first_open - 1)
             .map_or(0, |b| b.last_sequence)
             + 1;
-        let reader = core.events(from_sequence, true);
+        let reader = core.events(from_sequence, true, PAUSE);
         let block_pause = Duration::from_millis(core.config.settlement.block_ms);
         Ok(Driver {
             core,
