@@ -1,9 +1,12 @@
 //! The data folder: what lies where, and its format.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
+
+use crate::config::{Config, ConfigError};
 
 /// Format of the folder that this build writes.
 pub const DATA_FORMAT: u32 = 1;
@@ -107,6 +110,40 @@ impl DataFolder {
     /// The folder itself.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Notes the configuration that an engine runs with, so that tools which read the folder later use the same.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn note_config(&self, config: &Config) -> Result<(), DataFolderError> {
+        let path = self.root.join("config.toml");
+        let io = |source| DataFolderError::Io {
+            path: path.clone(),
+            source,
+        };
+        let text =
+            toml::to_string_pretty(config).map_err(|error| io(std::io::Error::other(error)))?;
+        let partial = self.root.join("config.toml.partial");
+        fs::write(&partial, text)
+            .and_then(|()| fs::rename(&partial, &path))
+            .map_err(io)
+    }
+
+    /// The configuration that the last engine here ran with, or the defaults; listening on any free port of this machine.
+    ///
+    /// # Errors
+    /// When the file is there but cannot be used.
+    pub fn noted_config(&self) -> Result<Config, ConfigError> {
+        let path = self.root.join("config.toml");
+        let mut config = if path.exists() {
+            Config::load(&path)?
+        } else {
+            Config::default()
+        };
+        config.data.dir.clone_from(&self.root);
+        config.gateway.listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        Ok(config)
     }
 
     /// The log's segments.

@@ -41,6 +41,9 @@ pub enum ServiceError {
     /// The realm.
     #[error(transparent)]
     Core(#[from] CoreError),
+    /// The data folder.
+    #[error(transparent)]
+    DataFolder(#[from] crate::data_folder::DataFolderError),
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -121,6 +124,13 @@ impl Service {
                 "models {dir}: no folder there holds an auditor, and nothing is verified without one; set data.models_dir"
             )));
         }
+        if mode == Mode::Full && folders.auditors.is_empty() {
+            return Err(ServiceError::Models(format!(
+                "models {}: no folder below it holds an auditor, and without one no asset gets a verdict; set \
+                 data.models_dir (or --models)",
+                config.data.models_dir.display()
+            )));
+        }
         // The port first: a second engine on it should not touch anything else.
         let listener = Gateway::bind(config.gateway.listen).await?;
         let address = listener.local_addr().map_err(|source| ServiceError::Io {
@@ -131,6 +141,9 @@ impl Service {
         let (core, threads, opened) = tokio::task::spawn_blocking(move || Core::open(&opening))
             .await
             .map_err(|error| ServiceError::Failed(error.to_string()))??;
+        if mode == Mode::Full {
+            core.folder.note_config(&config)?;
+        }
         match (core.view.applied_seq(), mode) {
             (0, Mode::Full) => genesis(&core, &folders).await?,
             (0, Mode::ReadOnly) => return Err(ServiceError::Failed("the log is empty".into())),

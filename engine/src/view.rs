@@ -327,7 +327,7 @@ impl View {
 
     /// The ledger's counts at the end of the last block.
     pub fn counts(&self) -> Counts {
-        self.counts.lock().clone()
+        *self.counts.lock()
     }
 
     /// The latest digest that was taken.

@@ -98,7 +98,7 @@ codes! {
     /// The queue is full.
     Overloaded = 103, ResourceExhausted, "wait retry_after_ms and send the same command again";
     /// This client sends faster than its rate.
-    RateLimited = 104, ResourceExhausted, "slow down; the limit is per connection";
+    RateLimited = 104, ResourceExhausted, "slow down; the limit is per stream";
     /// The engine is stopping or its log failed.
     Unavailable = 105, Unavailable, "reconnect and send the same command again; its id makes that safe";
 

@@ -6,7 +6,6 @@ use karat_proto::v1::operator_client::OperatorClient;
 use tonic::transport::{Channel, Endpoint};
 
 use super::{CliError, Common};
-use crate::config::Config;
 use crate::data_folder::DataFolder;
 use crate::service::{Mode, Service};
 
@@ -29,10 +28,9 @@ impl Backend {
         let Some(dir) = &common.data else {
             return Backend::connect(&common.server, None).await;
         };
-        DataFolder::open(dir).map_err(|error| CliError::Unreachable(error.to_string()))?;
-        let mut config = Config::default();
-        config.data.dir.clone_from(dir);
-        config.gateway.listen.set_port(0);
+        let unreachable = |error: &dyn std::fmt::Display| CliError::Unreachable(error.to_string());
+        let folder = DataFolder::open(dir).map_err(|error| unreachable(&error))?;
+        let config = folder.noted_config().map_err(|error| unreachable(&error))?;
         let service = Service::start(config, Mode::ReadOnly)
             .await
             .map_err(|error| {

@@ -31,7 +31,11 @@ pub fn run(common: &Common, command: ConfigCommand) -> Result<(), CliError> {
     match command {
         ConfigCommand::Check { file } => {
             load(&file)?;
-            sayln!("{} can be used", file.display());
+            if common.json {
+                print_json(&serde_json::json!({"file": file, "usable": true}));
+            } else {
+                sayln!("{} can be used", file.display());
+            }
             Ok(())
         }
         ConfigCommand::Print { file } => {

@@ -110,6 +110,7 @@ enum Command {
     /// Run the engine alone
     Serve(serve::ServeArgs),
     /// Positions, counts and latencies of a running engine
+    #[command(after_help = "Example: karat status --json")]
     Status,
     /// Look at assets
     #[command(subcommand)]

@@ -4,7 +4,6 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::{CliError, Common, print_json};
-use crate::config::Config;
 use crate::data_folder::DataFolder;
 use crate::service::{Mode, Service};
 
@@ -25,9 +24,9 @@ pub async fn run(common: &Common, command: StoreCommand) -> Result<(), CliError>
         return Err(CliError::Usage("name the folder with --data".into()));
     };
     let folder = DataFolder::open(dir).map_err(|error| CliError::Unreachable(error.to_string()))?;
-    let mut config = Config::default();
-    config.data.dir.clone_from(dir);
-    config.gateway.listen.set_port(0);
+    let config = folder
+        .noted_config()
+        .map_err(|error| CliError::Unreachable(error.to_string()))?;
     // Opening proves that nobody else runs on the folder; only then are projections removed.
     let unreachable = |error: &dyn std::fmt::Display| CliError::Unreachable(error.to_string());
     let service = Service::start(config.clone(), Mode::ReadOnly)

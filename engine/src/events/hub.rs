@@ -171,7 +171,7 @@ impl EventHub {
     }
 
     /// Blocks from memory that hold `from_sequence` to `to_sequence`; `None` when memory does not reach back so far.
-    pub(super) fn from_memory(
+    pub(super) fn in_memory(
         &self,
         from_sequence: u64,
         to_sequence: u64,

@@ -64,13 +64,13 @@ impl EventReader {
         }
         let mut blocks = match self
             .hub
-            .from_memory(self.next_sequence, to_sequence, events_max)
+            .in_memory(self.next_sequence, to_sequence, events_max)
         {
             Some(blocks) => {
                 self.cursor = None;
                 blocks
             }
-            None => self.from_disk(to_sequence, events_max)?,
+            None => self.read_disk(to_sequence, events_max)?,
         };
         // A block is read whole; who begins inside one must not see what came before.
         if let Some(first) = blocks.first_mut()
@@ -88,7 +88,7 @@ impl EventReader {
         Ok(blocks)
     }
 
-    fn from_disk(
+    fn read_disk(
         &mut self,
         to_sequence: u64,
         events_max: usize,
