@@ -696,3 +696,46 @@ async fn a_full_disk_refuses_new_content_and_keeps_everything_else() {
     engine.terminate();
     assert_eq!(json(&["log", "verify", data])["recorded_different"], 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_of_a_realm_with_settings_of_its_own_is_read_without_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("karat.toml");
+    let text = format!(
+        "[realm]\nname = \"north\"\noperator = \"boss\"\n[settlement]\nchain_id = 4242\n[data]\nmodels_dir = {:?}\n",
+        models_dir()
+    );
+    std::fs::write(&config, text).unwrap();
+    let data = folder.path().join("data");
+    let data = data.to_str().unwrap();
+    let serve = [
+        "serve",
+        "--config",
+        config.to_str().unwrap(),
+        "--data",
+        data,
+        "--port",
+        "0",
+    ];
+    let engine = Serving::start(&serve);
+    let deposit = Kind::Deposit(v1::Deposit {
+        account: account("ann"),
+        amount: 9,
+    });
+    let outcome = execute(
+        &mut engine.client().await,
+        command("boss", deposit),
+        AckLevel::Durable,
+    )
+    .await;
+    assert_eq!(outcome.code, 0, "{}", outcome.message);
+    engine.terminate();
+    let status = json(&["status", "--data", data]);
+    assert_eq!(
+        (&status["realm"], &status["chain_id"]),
+        (&Value::from("north"), &Value::from(4242))
+    );
+    assert_eq!(json(&["log", "verify", data])["recorded_different"], 0);
+    json(&["store", "rebuild", "--data", data]);
+    Serving::start(&serve).terminate();
+}

@@ -102,16 +102,7 @@ async fn a_log_of_another_realm_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_damaged_in_the_middle_stops_the_start_with_file_and_offset() {
     let stopped = stopped(40).await;
-    let segment = files_below(&stopped.data().join("journal"))
-        .into_iter()
-        .max_by_key(|path| {
-            std::fs::read(path)
-                .unwrap()
-                .iter()
-                .filter(|byte| **byte != 0)
-                .count()
-        })
-        .unwrap();
+    let segment = fullest(&stopped.data().join("journal"));
     let whole = std::fs::read(&segment).unwrap();
     let end = whole.iter().rposition(|byte| *byte != 0).unwrap();
     for at in [end / 4, end / 2, end * 3 / 4] {
@@ -154,6 +145,99 @@ async fn a_damaged_snapshot_is_passed_over_and_the_log_gives_the_same() {
     );
     assert_eq!(realm.asset(5).await.owner, common::account("ann"));
     realm.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_torn_tail_is_cut_and_said_so_and_projections_that_knew_more_are_put_right() {
+    let mut realm = Realm::start().await;
+    let collection = realm.prepare(spec()).await;
+    for number in 0..5 {
+        let asset = realm.mint(collection, "ann", number).await;
+        realm.until_state(asset, v1::AssetState::InReview).await;
+    }
+    for _ in 0..5 {
+        realm.deposit("ann", 1).await;
+    }
+    realm.until_projected().await;
+    let stopped = realm.stop().await;
+    let segment = fullest(&stopped.data().join("journal"));
+    let mut bytes = std::fs::read(&segment).unwrap();
+    let end = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+    bytes[end - 10..=end].fill(0);
+    std::fs::write(&segment, bytes).unwrap();
+    let mut realm = stopped.start().await;
+    assert_names(
+        &realm.service.opened.notes.join("\n"),
+        &["were cut from", &segment.display().to_string(), "offset"],
+    );
+    assert_eq!(realm.balance("ann").await, 4);
+    // Sequences are given again; no reader may see what stood there before.
+    realm.deposit("bob", 7).await;
+    let asset = realm.mint(collection, "ann", 6).await;
+    realm.until_state(asset, v1::AssetState::InReview).await;
+    realm.until_projected().await;
+    let applied_seq = realm.service.gateway.core.view.applied_seq();
+    let request = v1::WatchRequest::default();
+    let mut events = realm.ledger.watch(request).await.unwrap().into_inner();
+    let mut deposited = Vec::new();
+    loop {
+        let seen = events.message().await.unwrap().unwrap();
+        for event in seen.events {
+            if let Some(v1::event::Kind::Deposited(deposit)) = event.kind {
+                deposited.push(deposit.amount);
+            }
+        }
+        if seen.seen_sequence >= applied_seq {
+            break;
+        }
+    }
+    assert_eq!(deposited, [1, 1, 1, 1, 7]);
+    drop(events);
+    let mut realm = realm.stop().await.start().await;
+    assert_eq!(
+        (realm.balance("ann").await, realm.balance("bob").await),
+        (4, 7)
+    );
+    realm.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_stream_of_events_is_made_again_from_the_log() {
+    let stopped = stopped(5).await;
+    let file = fullest(&stopped.data().join("events"));
+    let mut bytes = std::fs::read(&file).unwrap();
+    let end = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+    bytes[end / 2] ^= 0x55;
+    std::fs::write(&file, bytes).unwrap();
+    let mut realm = stopped.start().await;
+    let mut events = realm
+        .ledger
+        .watch(v1::WatchRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
+    let mut minted = 0;
+    while minted < 5 {
+        let seen = events.message().await.unwrap().unwrap();
+        let made = |event: &&v1::Event| matches!(event.kind, Some(v1::event::Kind::Minted(_)));
+        minted += seen.events.iter().filter(made).count();
+    }
+    drop(events);
+    realm.stop().await;
+}
+
+/// The file with the most bytes that are not zero.
+fn fullest(dir: &Path) -> PathBuf {
+    files_below(dir)
+        .into_iter()
+        .max_by_key(|path| {
+            std::fs::read(path)
+                .unwrap()
+                .iter()
+                .filter(|byte| **byte != 0)
+                .count()
+        })
+        .unwrap()
 }
 
 // Content.
