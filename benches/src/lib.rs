@@ -1,1 +1,35 @@
-//! karat-benches
+//! What the benches share: commands that the ledger accepts, and a realm of any size to apply them to.
+//!
+//! | Bench | What it times |
+//! | --- | --- |
+//! | `benches/ledger_apply.rs` | the ledger's `apply`, by command kind and mixed, on 1,000,000 live assets |
+//! | `benches/codec.rs` | commands, events and blocks: encoding, decoding, hashing |
+//! | `benches/settlement.rs` | leaves, netting, the Merkle tree, proofs |
+//! | `benches/floors.rs` | what the machine itself does: hashes, memory, the disk's flush |
+//! | `examples/recovery.rs` | replay of a whole log, recovery from a snapshot, bytes a command and an asset |
+//!
+//! `cargo bench -p karat-benches --bench ledger_apply` measures; `cargo test --release -p karat-benches --benches` runs
+//! every bench once on a small realm, to see that it works.
+
+pub mod realm;
+pub mod workload;
+
+pub use realm::{Realm, SavedRealm};
+pub use workload::{Kind, Made, Workload};
+
+/// Whether figures are wanted (`cargo bench`), or every bench is only run once to see that it works (`cargo test`). This is
+/// criterion's own rule: without `--bench`, or with `--test`, nothing is measured.
+pub fn measuring() -> bool {
+    let mut bench = false;
+    let mut test = false;
+    for argument in std::env::args() {
+        bench |= argument == "--bench";
+        test |= argument == "--test";
+    }
+    bench && !test
+}
+
+/// The first number when figures are wanted, else the second.
+pub fn sized(measured: usize, tested: usize) -> usize {
+    if measuring() { measured } else { tested }
+}
