@@ -21,7 +21,7 @@ use thiserror::Error;
 use crate::accounts::Roles;
 use crate::config::Config;
 use crate::data_folder::{DataFolder, DataFolderError};
-use crate::digests::DigestRecorder;
+use crate::digests::{self, DigestRecorder};
 use crate::events::{EventHub, EventLog, EventLogError, EventReader, HubConfig};
 use crate::machine::LedgerMachine;
 use crate::snapshots::{self, SnapshotsError};
@@ -141,6 +141,7 @@ impl Core {
                 found: found.clone(),
             });
         }
+        digests::forget_after(&folder.digests(), log.last_sequence).map_err(CoreError::Digests)?;
         let started = Instant::now();
         let mut notes = Vec::new();
         if let Some(torn) = &log.torn_tail {

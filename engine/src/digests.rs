@@ -36,9 +36,30 @@ impl DigestRecorder {
         }
         self.last = mark;
         // One write, so that a killed process leaves at most one torn line, which readers pass over.
-        self.file
-            .write_all(format!("{} {}\n", mark.sequence, hex::encode(mark.digest)).as_bytes())
+        self.file.write_all(line(&mark).as_bytes())
     }
+}
+
+/// Drops what was recorded beyond the end of the log: a loss of power took those commands back, and others get their
+/// sequences.
+///
+/// # Errors
+/// When the system refuses.
+pub fn forget_after(path: &PathBuf, last_sequence: u64) -> std::io::Result<()> {
+    let mut marks = read(path)?;
+    let recorded = marks.len();
+    marks.retain(|mark| mark.sequence <= last_sequence);
+    if marks.len() == recorded {
+        return Ok(());
+    }
+    let text: String = marks.iter().map(line).collect();
+    let partial = path.with_extension("partial");
+    std::fs::write(&partial, text)?;
+    std::fs::rename(&partial, path)
+}
+
+fn line(mark: &DigestMark) -> String {
+    format!("{} {}\n", mark.sequence, hex::encode(mark.digest))
 }
 
 /// Recorded digests in the order of their sequences, each sequence once; lines that are torn are passed over.

@@ -1180,3 +1180,68 @@ async fn a_stream_over_its_rate_is_told_when_to_come_back() {
     assert!(answer.outcomes.iter().all(|outcome| outcome.code == 0));
     realm.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn outcomes_that_wait_are_bounded_and_those_of_clients_that_have_gone_make_room() {
+    let mut realm = Realm::start_with(|config| config.gateway.waiting_outcomes_max = 2).await;
+    let collection = realm.prepare(spec()).await;
+    let minting = move |number| command("studio", Kind::Mint(mint(collection, "ann", number)));
+    let (sender, receiver) = mpsc::channel(1);
+    let outcomes = realm
+        .ledger
+        .submit(ReceiverStream::new(receiver))
+        .await
+        .unwrap()
+        .into_inner();
+    let request = |commands| v1::SubmitRequest {
+        ack: AckLevel::Verified.into(),
+        commands,
+    };
+    sender
+        .send(request(vec![minting(0), minting(1)]))
+        .await
+        .unwrap();
+    for asset in 1..=2 {
+        realm.until_state(asset, AssetState::InReview).await;
+    }
+    // Both wait for people. Another one has no room, on a stream and alone; it may do with less.
+    let status = realm
+        .try_execute(minting(2), AckLevel::Settled)
+        .await
+        .unwrap_err();
+    assert_eq!(status.code(), tonic::Code::ResourceExhausted, "{status}");
+    let (other, receiver) = mpsc::channel(1);
+    let stream = ReceiverStream::new(receiver);
+    let mut answers = realm.ledger.submit(stream).await.unwrap().into_inner();
+    other.send(request(vec![minting(2)])).await.unwrap();
+    let answer = answers.message().await.unwrap().unwrap();
+    assert_refused(&answer.outcomes[0], Code::Overloaded);
+    assert!(answer.outcomes[0].retry_after_ms > 0);
+    let (_, outcome) = realm
+        .try_execute(minting(2), AckLevel::Durable)
+        .await
+        .unwrap();
+    assert_eq!((outcome.code, outcome.subject), (0, 3));
+    // Their client goes away without its answers.
+    drop((sender, outcomes));
+    let mut ledger = realm.ledger.clone();
+    let waiting = tokio::spawn(async move {
+        loop {
+            let command = Some(minting(3));
+            let request = v1::ExecuteRequest {
+                ack: AckLevel::Verified.into(),
+                command,
+            };
+            match ledger.execute(request).await {
+                Ok(answer) => return answer.into_inner().ack(),
+                Err(status) => {
+                    assert_eq!(status.code(), tonic::Code::ResourceExhausted, "{status}")
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+    realm.accept(4).await;
+    assert_eq!(waiting.await.unwrap(), AckLevel::Verified);
+    realm.stop().await;
+}

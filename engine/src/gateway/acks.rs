@@ -1,8 +1,8 @@
 //! Answers that wait for more than the log: for a verdict, or for the chain.
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use karat_proto::AssetId;
 use karat_proto::event::{AssetState, EventKind, Outcome};
@@ -15,6 +15,17 @@ use crate::view::View;
 /// Told once: the level that was reached in the end, and why if it is not the one asked for.
 pub type Done = Box<dyn FnOnce(AckLevel, &'static str) + Send>;
 
+/// How often places of clients that have gone are looked for while there is no room.
+const SWEEP_PAUSE: Duration = Duration::from_secs(1);
+
+/// Who waits for an answer.
+pub struct Client {
+    /// Told when there is one.
+    pub done: Done,
+    /// Points to something that goes with the client's call or stream.
+    pub here: Weak<()>,
+}
+
 struct Waiter {
     since: Instant,
     level: AckLevel,
@@ -22,7 +33,7 @@ struct Waiter {
     version: u32,
     /// Sequence at which the asset's settled form changed, once it has.
     due_sequence: u64,
-    done: Option<Done>,
+    client: Option<Client>,
 }
 
 /// Waiting answers by asset; bounded.
@@ -37,6 +48,29 @@ pub struct AckTracker {
 struct Waiting {
     by_asset: HashMap<AssetId, Vec<Waiter>>,
     count: usize,
+    swept: Option<Instant>,
+}
+
+impl Waiting {
+    /// Gives up the places of clients that have gone: their assets may wait for people for weeks.
+    fn sweep(&mut self) {
+        if self
+            .swept
+            .is_some_and(|swept| swept.elapsed() < SWEEP_PAUSE)
+        {
+            return;
+        }
+        self.swept = Some(Instant::now());
+        self.by_asset.retain(|_, waiters| {
+            let gone = |waiter: &Waiter| {
+                let client = waiter.client.as_ref();
+                client.is_none_or(|client| client.here.strong_count() == 0)
+            };
+            waiters.retain(|waiter| !gone(waiter));
+            !waiters.is_empty()
+        });
+        self.count = self.by_asset.values().map(Vec::len).sum();
+    }
 }
 
 impl AckTracker {
@@ -52,12 +86,16 @@ impl AckTracker {
 
     /// Whether `more` answers may wait. A bound, not a reservation: streams that race may pass it by one request each.
     pub fn has_room(&self, more: usize) -> bool {
-        self.waiting.lock().count + more <= self.waiting_max
+        let mut waiting = self.waiting.lock();
+        if waiting.count + more > self.waiting_max {
+            waiting.sweep();
+        }
+        waiting.count + more <= self.waiting_max
     }
 
-    /// Waits for `level` on behalf of an accepted command about an asset. Without `done` only the latency is measured,
+    /// Waits for `level` on behalf of an accepted command about an asset. Without a client only the latency is measured,
     /// and nothing is done when half the room is taken: what nobody waits for must not keep clients out.
-    pub fn wait(&self, outcome: &Outcome, level: AckLevel, since: Instant, done: Option<Done>) {
+    pub fn wait(&self, outcome: &Outcome, level: AckLevel, since: Instant, client: Option<Client>) {
         let asset = outcome.subject;
         let version = self.view.asset(asset).map_or(0, |asset| asset.version);
         let waiter = Waiter {
@@ -66,10 +104,10 @@ impl AckTracker {
             sequence: outcome.sequence,
             version,
             due_sequence: 0,
-            done,
+            client,
         };
         let mut waiting = self.waiting.lock();
-        if waiter.done.is_none() && waiting.count >= self.waiting_max / 2 {
+        if waiter.client.is_none() && waiting.count >= self.waiting_max / 2 {
             return;
         }
         waiting.by_asset.entry(asset).or_default().push(waiter);
@@ -140,8 +178,8 @@ impl AckTracker {
                 if reached == waiter.level {
                     self.latencies.record(reached, waiter.since.elapsed(), 1);
                 }
-                if let Some(done) = waiter.done.take() {
-                    done(reached, why);
+                if let Some(client) = waiter.client.take() {
+                    (client.done)(reached, why);
                 }
                 resolved += 1;
                 false

@@ -15,6 +15,7 @@ use karat_proto::{limits, v1};
 use prost::Message;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::acks::Client;
 use super::admission::admit;
 use super::submit::{self, Outcomes, has_more_to_wait_for, is_about_an_asset, level_of, log_ack};
 use super::wire::asset_to_wire;
@@ -137,7 +138,11 @@ impl Ledger for LedgerService {
             let done = Box::new(move |reached, why: &'static str| {
                 let _ = sender.send((reached, why));
             });
-            self.gateway.acks.wait(&outcome, level, now, Some(done));
+            // Goes with this call, whether it is answered or its client goes away.
+            let call = Arc::new(());
+            let here = Arc::downgrade(&call);
+            let client = Some(Client { done, here });
+            self.gateway.acks.wait(&outcome, level, now, client);
             let (at, why) = receiver
                 .await
                 .map_err(|_| Status::unavailable("the engine is stopping"))?;

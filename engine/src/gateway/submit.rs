@@ -1,7 +1,7 @@
 //! The Submit stream: requests are read, checked and queued by one task; outcomes go out as their levels are reached.
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -15,6 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tonic::{Status, Streaming};
 
 use super::Gateway;
+use super::acks::Client;
 use super::admission::{RateLimit, admit};
 
 /// One answer on its way out, and the commands that leave the stream's window with it.
@@ -37,6 +38,7 @@ enum Response {
 pub struct Outcomes {
     receiver: mpsc::UnboundedReceiver<Outgoing>,
     window: Arc<Semaphore>,
+    _here: Arc<()>,
     _stream: OwnedSemaphorePermit,
 }
 
@@ -94,17 +96,20 @@ pub(super) fn open(
     let window = Arc::new(Semaphore::new(
         gateway.core.config.gateway.in_flight_a_stream_max,
     ));
+    let here = Arc::new(());
     let (sender, receiver) = mpsc::unbounded_channel();
     let reader = StreamReader {
         gateway,
         sender,
         window: window.clone(),
+        here: Arc::downgrade(&here),
     };
     tokio::spawn(reader.run(requests));
     // Unbounded in form only: every command in the channel holds a place in the window.
     Outcomes {
         receiver,
         window,
+        _here: here,
         _stream: stream,
     }
 }
@@ -113,6 +118,8 @@ struct StreamReader {
     gateway: Arc<Gateway>,
     sender: mpsc::UnboundedSender<Outgoing>,
     window: Arc<Semaphore>,
+    /// Points to something that goes with the client's outcomes.
+    here: Weak<()>,
 }
 
 impl StreamReader {
@@ -204,6 +211,7 @@ impl StreamReader {
         }
         let sender = self.sender.clone();
         let gateway = self.gateway.clone();
+        let here = self.here.clone();
         let for_refusal = ids.clone();
         let reply: Reply<Outcome> = Box::new(move |answer| match answer {
             Ok(answer) => {
@@ -217,7 +225,7 @@ impl StreamReader {
                     .record(logged, now.elapsed(), ids.len() as u64);
                 if matches!(level, AckLevel::Verified | AckLevel::Settled) {
                     let answered = about_assets.iter().zip(&ids).zip(&answer.outcomes);
-                    wait_for_more(&gateway, &sender, level, now, answered);
+                    wait_for_more(&gateway, (&sender, &here), level, now, answered);
                 } else {
                     let commands = ids.len();
                     let response = Response::Answered {
@@ -302,7 +310,7 @@ pub(super) fn is_about_an_asset(kind: &CommandKind) -> bool {
 
 fn wait_for_more<'a>(
     gateway: &Arc<Gateway>,
-    sender: &mpsc::UnboundedSender<Outgoing>,
+    (sender, here): (&mpsc::UnboundedSender<Outgoing>, &Weak<()>),
     level: AckLevel,
     since: Instant,
     answered: impl Iterator<Item = ((&'a bool, &'a CommandId), &'a Outcome)>,
@@ -326,9 +334,11 @@ fn wait_for_more<'a>(
             }
         };
         if *about_an_asset && has_more_to_wait_for(outcome) {
-            gateway
-                .acks
-                .wait(outcome, level, since, Some(Box::new(send)));
+            let client = Client {
+                done: Box::new(send),
+                here: here.clone(),
+            };
+            gateway.acks.wait(outcome, level, since, Some(client));
         } else {
             send(AckLevel::Durable, "");
         }
