@@ -995,7 +995,7 @@ async fn models_and_policies_are_changed_by_the_operator_and_stay_changed() {
     let newer = |version| v1::Policy {
         version,
         batch_changes_max: 3,
-        ..policy.clone()
+        ..policy
     };
     for (wrong, code) in [
         (newer(1), Code::BadPolicy),
