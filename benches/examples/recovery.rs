@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, ValueEnum};
-use karat_benches::{Kind, Made, Workload};
+use karat_benches::{Kind, Made, Workload, processor_time};
 use karat_engine::data_folder::DataFolder;
 use karat_engine::machine::LedgerMachine;
 use karat_engine::snapshots;
@@ -353,7 +353,7 @@ fn build(dir: &Path, options: &Options) -> Result<Built> {
 
 fn recover(dir: &Path, from_snapshot: bool) -> Result<Recovered> {
     let resident_before = resident_bytes()?;
-    let processor_before = processor_s();
+    let processor_before = processor_time();
     let started = Instant::now();
     let folder = DataFolder::open(dir)?;
     let (journal, log): (Journal, Recovery) =
@@ -387,7 +387,7 @@ fn recover(dir: &Path, from_snapshot: bool) -> Result<Recovered> {
         snapshot_read_s,
         replay_s,
         total_s,
-        processor_s: processor_s() - processor_before,
+        processor_s: (processor_time() - processor_before).as_secs_f64(),
         replayed_commands: summary.commands,
         resident_bytes,
         digest: hexadecimal(&machine.ledger().digest()),
@@ -445,14 +445,6 @@ fn resident_bytes() -> Result<u64> {
         })
         .context("/proc/self/status has no VmRSS")?;
     Ok(kibibytes * 1024)
-}
-
-/// Processor time of this thread so far, as Linux counts it; 0 elsewhere.
-fn processor_s() -> f64 {
-    std::fs::read_to_string("/proc/thread-self/schedstat")
-        .ok()
-        .and_then(|text| text.split_whitespace().next()?.parse::<f64>().ok())
-        .map_or(0.0, |nanoseconds| nanoseconds / 1e9)
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {

@@ -11,11 +11,21 @@
 //! `cargo bench -p karat-benches --bench ledger_apply` measures; `cargo test --release -p karat-benches --benches` runs
 //! every bench once on a small realm, to see that it works.
 
+use std::time::Duration;
+
+pub mod kind;
 pub mod realm;
 pub mod workload;
 
+pub use kind::Kind;
 pub use realm::{Realm, SavedRealm};
-pub use workload::{Kind, Made, Workload};
+pub use workload::{Made, Workload};
+
+/// Time that the calling thread has had a core: what other work on the machine takes is not in it.
+pub fn processor_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
 
 /// Whether figures are wanted (`cargo bench`), or every bench is only run once to see that it works (`cargo test`). This is
 /// criterion's own rule: without `--bench`, or with `--test`, nothing is measured.

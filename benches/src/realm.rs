@@ -5,7 +5,8 @@ use karat_proto::Code;
 use karat_proto::command::Command;
 use karat_proto::event::Event;
 
-use crate::workload::{Kind, Workload};
+use crate::kind::Kind;
+use crate::workload::Workload;
 
 /// Of the assets of a new realm, one in this many is open for claims.
 const UNOWNED_ONE_IN: usize = 4;

@@ -8,6 +8,8 @@ use karat_proto::command::{ClaimRule, CollectionSpec, Command, PendingRule, Poli
 use karat_proto::v1::{self, command::Kind as Wire};
 use karat_proto::{Account, AssetId, CommandId, convert};
 
+use crate::kind::Kind;
+
 const OPERATOR: Account = Account([1; 20]);
 const VERIFIER: Account = Account([2; 20]);
 const SETTLER: Account = Account([3; 20]);
@@ -18,67 +20,6 @@ const COLLECTION: u32 = 1;
 const BALANCE: u64 = 1_000_000_000;
 /// Assets that a [`Kind::ExchangeOfEightLegs`] moves; each is paid for with a leg of its own.
 const BUNDLE: usize = 4;
-
-/// What a command asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Currency for an account.
-    Deposit,
-    /// A new asset that somebody owns.
-    MintOwned,
-    /// A new asset that is open for claims.
-    MintUnowned,
-    /// New content and traits for an asset, by its owner.
-    Revise,
-    /// An asset from its owner to another account.
-    Transfer,
-    /// An asset that nobody owns, for the first who asks.
-    Claim,
-    /// One asset against currency: 2 legs.
-    Exchange,
-    /// Four assets of four owners, each against currency: 8 legs.
-    ExchangeOfEightLegs,
-    /// A verdict that accepts an asset, without findings.
-    Verdict,
-    /// The end of an asset.
-    Burn,
-    /// 70 % transfers, 15 % exchanges, 10 % claims, 5 % mints that are open for claims, in random order.
-    Mixed,
-}
-
-impl Kind {
-    /// Every kind.
-    pub const ALL: [Kind; 11] = [
-        Kind::Deposit,
-        Kind::MintOwned,
-        Kind::MintUnowned,
-        Kind::Revise,
-        Kind::Transfer,
-        Kind::Claim,
-        Kind::Exchange,
-        Kind::ExchangeOfEightLegs,
-        Kind::Verdict,
-        Kind::Burn,
-        Kind::Mixed,
-    ];
-
-    /// Name in a table of figures.
-    pub fn name(self) -> &'static str {
-        match self {
-            Kind::Deposit => "deposit",
-            Kind::MintOwned => "mint_owned",
-            Kind::MintUnowned => "mint_unowned",
-            Kind::Revise => "revise",
-            Kind::Transfer => "transfer",
-            Kind::Claim => "claim",
-            Kind::Exchange => "exchange",
-            Kind::ExchangeOfEightLegs => "exchange_8_legs",
-            Kind::Verdict => "verdict",
-            Kind::Burn => "burn",
-            Kind::Mixed => "mixed",
-        }
-    }
-}
 
 /// A command as the log holds it and as the ledger takes it.
 #[derive(Clone, Debug)]
