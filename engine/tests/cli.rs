@@ -390,7 +390,8 @@ fn on_a_running_engine(folder: &Path, data: &str, models: &str, assets: &[Value]
     let listed = asked(&["batch", "list", "--limit", "1000"]);
     let rows = listed["batches"].as_array().or(listed.as_array()).unwrap();
     assert!(
-        rows.iter().any(|row| row["number"] == proof["batch"]["number"]),
+        rows.iter()
+            .any(|row| row["number"] == proof["batch"]["number"]),
         "{listed:#}"
     );
     // The operator's means.
