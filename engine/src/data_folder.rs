@@ -1,6 +1,7 @@
 //! The data folder: what lies where, and its format.
 
 use std::fs;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +11,8 @@ use crate::config::{Config, ConfigError};
 
 /// Format of the folder that this build writes.
 pub const DATA_FORMAT: u32 = 1;
+/// The format's file before it has its name.
+const PARTIAL_FORMAT: &str = "FORMAT.partial";
 
 /// Why a data folder cannot be used.
 #[derive(Debug, Error)]
@@ -63,12 +66,23 @@ impl DataFolder {
         fs::create_dir_all(root).map_err(io)?;
         let format = root.join("FORMAT");
         if !format.exists() {
-            if fs::read_dir(root).map_err(io)?.next().is_some() {
-                return Err(DataFolderError::Foreign {
-                    path: root.to_owned(),
-                });
+            for entry in fs::read_dir(root).map_err(io)? {
+                // Left by a process that was killed here.
+                if entry.map_err(io)?.file_name() != PARTIAL_FORMAT {
+                    return Err(DataFolderError::Foreign {
+                        path: root.to_owned(),
+                    });
+                }
             }
-            fs::write(&format, format!("{DATA_FORMAT}\n")).map_err(io)?;
+            // Named when it is whole: a file without its number would be taken for somebody else's.
+            let partial = root.join(PARTIAL_FORMAT);
+            let written = fs::File::create(&partial).and_then(|mut file| {
+                file.write_all(format!("{DATA_FORMAT}\n").as_bytes())?;
+                file.sync_all()?;
+                fs::rename(&partial, &format)?;
+                fs::File::open(root)?.sync_all()
+            });
+            written.map_err(io)?;
         }
         DataFolder::open(root)
     }
@@ -189,5 +203,22 @@ impl DataFolder {
     /// The built-in edge node's secret and spool.
     pub fn edge(&self) -> PathBuf {
         self.root.join("edge")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_whose_making_was_killed_is_made_the_next_time() {
+        let folder = tempfile::tempdir().unwrap();
+        for left in ["", "1", "1\n"] {
+            let root = folder.path().join(format!("left{}", left.len()));
+            fs::create_dir(&root).unwrap();
+            fs::write(root.join(PARTIAL_FORMAT), left).unwrap();
+            DataFolder::open_or_create(&root).unwrap();
+            DataFolder::open(&root).unwrap();
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Digests that the running system records, so that a replay can be compared with what was served.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use crate::view::DigestMark;
@@ -19,7 +19,20 @@ impl DigestRecorder {
     /// # Errors
     /// When the system refuses.
     pub fn open(path: &Path) -> std::io::Result<DigestRecorder> {
-        let file = OpenOptions::new().append(true).create(true).open(path)?;
+        let mut file = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create(true)
+            .open(path)?;
+        // What follows a torn line must not be read as part of it.
+        let mut last = [b'\n'];
+        if file.metadata()?.len() > 0 {
+            file.seek(SeekFrom::End(-1))?;
+            file.read_exact(&mut last)?;
+        }
+        if last != *b"\n" {
+            file.write_all(b"\n")?;
+        }
         Ok(DigestRecorder {
             file,
             last: DigestMark::default(),
@@ -89,4 +102,39 @@ pub fn read(path: &PathBuf) -> std::io::Result<Vec<DigestMark>> {
     marks.sort_by_key(|mark| mark.sequence);
     marks.dedup_by_key(|mark| mark.sequence);
     Ok(marks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_follows_a_torn_line_is_not_read_as_part_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("digests.log");
+        let marks = [1234, 5678].map(|sequence| DigestMark {
+            sequence,
+            digest: [7; 32],
+        });
+        DigestRecorder::open(&path)
+            .unwrap()
+            .record(marks[0])
+            .unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        for length in 0..=whole.len() {
+            std::fs::write(&path, &whole[..length]).unwrap();
+            DigestRecorder::open(&path)
+                .unwrap()
+                .record(marks[1])
+                .unwrap();
+            let found = read(&path).unwrap();
+            // All but the line's end is enough to know the first one.
+            let first_is_whole = length + 1 >= whole.len();
+            assert_eq!(
+                found,
+                marks[usize::from(!first_is_whole)..],
+                "cut at {length}"
+            );
+        }
+    }
 }

@@ -21,10 +21,14 @@ pub async fn run(core: Arc<Core>, mut recorder: DigestRecorder, mut stop: signal
             () = tokio::time::sleep(LOOK) => {}
             _ = stop.changed() => return,
         }
-        if let Err(error) = recorder.record(core.view.digest_mark()) {
+        let durable_seq = core.hub.durable_seq();
+        let mark = core.view.digest_mark();
+        // A digest of commands that a loss of power takes back would contradict what comes in their place.
+        if mark.sequence <= durable_seq
+            && let Err(error) = recorder.record(mark)
+        {
             tracing::warn!(%error, "a digest could not be recorded");
         }
-        let durable_seq = core.hub.durable_seq();
         if durable_seq < snapshot_seq + core.config.snapshot.every_commands {
             continue;
         }

@@ -28,6 +28,7 @@ mod replay;
 #[path = "crash/scene.rs"]
 mod scene;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -105,7 +106,6 @@ struct Run {
     random: Random,
     /// The longest start so far: kills in a start lie within it.
     start_max: Duration,
-    starts: u64,
     lost_in_recovery: u64,
 }
 
@@ -115,15 +115,7 @@ async fn nothing_that_was_acknowledged_is_lost_or_applied_twice_by_kills_under_l
     let kills = from_environment("KARAT_CRASH_KILLS", KILLS);
     let seed = Seed(from_environment("KARAT_CRASH_SEED", SEED));
     let folder = tempfile::tempdir().unwrap();
-    let mut run = Run {
-        home: Home::new(folder.path()),
-        clients: Arc::default(),
-        model: Model::default(),
-        random: Random::new(seed.0),
-        start_max: Duration::from_millis(400),
-        starts: 0,
-        lost_in_recovery: 0,
-    };
+    let mut run = Run::new(folder.path(), Random::new(seed.0));
     for number in 0..kills {
         run.one_life(number).await;
         if number % 25 == 24 {
@@ -139,7 +131,45 @@ async fn nothing_that_was_acknowledged_is_lost_or_applied_twice_by_kills_under_l
     );
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_realm_that_is_killed_while_it_is_first_opened_opens_the_next_time() {
+    let realms = from_environment("KARAT_CRASH_KILLS", KILLS) / 8 + 2;
+    let seed = Seed(from_environment("KARAT_CRASH_SEED", SEED));
+    let mut random = Random::new(seed.0);
+    let mut start_max = Duration::from_millis(400);
+    for _ in 0..realms {
+        let folder = tempfile::tempdir().unwrap();
+        let mut run = Run::new(folder.path(), random.fork());
+        for _ in 0..random.between(1, 3) {
+            let engine = run.home.spawn();
+            let pause = random.between(0, start_max.as_millis() as u64);
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            engine.kill();
+        }
+        let mut engine = run.home.spawn();
+        let (address, took) = engine.serving();
+        start_max = start_max.max(took);
+        run.recover(&address).await.unwrap();
+        engine.ask_to_stop();
+        engine.stopped();
+        let data = run.home.data.to_str().unwrap();
+        let verified = run.home.karat(&["log", "verify", data]);
+        assert!(verified.status.success(), "{verified:?}");
+    }
+}
+
 impl Run {
+    fn new(dir: &Path, random: Random) -> Run {
+        Run {
+            home: Home::new(dir),
+            clients: Arc::default(),
+            model: Model::default(),
+            random,
+            start_max: Duration::from_millis(400),
+            lost_in_recovery: 0,
+        }
+    }
+
     fn summary(&self) -> String {
         let book = self.clients.book.lock();
         format!(
@@ -162,7 +192,6 @@ impl Run {
     async fn one_life(&mut self, number: u64) {
         let life = Life::of(number, &mut self.random);
         let mut engine = self.home.spawn();
-        self.starts += 1;
         if life == Life::InItsStart {
             let most = self.start_max.as_millis() as u64 * 6 / 5;
             let pause = Duration::from_millis(self.random.between(0, most));

@@ -85,8 +85,8 @@ pub trait ContentStore: Send + Sync {
 
     /// Drops every object for which `keep` answers false, and gives their space back.
     ///
-    /// Objects put, or put again, while this runs are kept whatever `keep` says. For objects put before, `keep` must
-    /// also answer true for those whose command is still on its way to the log.
+    /// Objects put, put again, or found by `contains` while this runs are kept whatever `keep` says. For objects put
+    /// before, `keep` must also answer true for those whose command is still on its way to the log.
     ///
     /// # Errors
     /// [`ContentError::Full`] or [`ContentError::Io`] when kept objects cannot be rewritten: no kept object is lost, and

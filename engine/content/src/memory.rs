@@ -66,7 +66,11 @@ impl ContentStore for MemoryContent {
     }
 
     fn contains(&self, digest: &Digest) -> Result<bool, ContentError> {
-        Ok(self.state.read().objects.contains_key(digest))
+        let mut state = self.state.write();
+        state.puts += 1;
+        let last_put = state.puts;
+        let found = state.objects.get_mut(digest);
+        Ok(found.map(|object| object.last_put = last_put).is_some())
     }
 
     fn flush(&self) -> Result<(), ContentError> {

@@ -96,7 +96,7 @@ pub(crate) struct Append {
     pub sealed_dirty: Vec<Arc<Pack>>,
     /// Whether pack files were made that the folder does not name durably.
     pub names_dirty: bool,
-    /// Digests put since a running collection began.
+    /// Digests put or asked for since a running collection began.
     pub put_while_collecting: Option<HashSet<Digest>>,
 }
 
@@ -310,6 +310,10 @@ impl ContentStore for PackStore {
     }
 
     fn contains(&self, digest: &Digest) -> Result<bool, ContentError> {
+        let mut append = self.append.lock();
+        if let Some(put) = &mut append.put_while_collecting {
+            put.insert(*digest);
+        }
         Ok(self.index.read().objects.contains_key(digest))
     }
 

@@ -157,6 +157,24 @@ fn what_is_put_again_while_collecting_is_kept() {
 }
 
 #[test]
+fn what_is_found_while_collecting_is_kept() {
+    on_every_store(|store| {
+        let asked_for = store.put(b"named by its digest in a moment").unwrap();
+        let other = store.put(b"named never").unwrap();
+        let collected = store
+            .collect(&|_| {
+                // The command that names it comes without bytes, because the store has them.
+                assert!(store.contains(&asked_for).unwrap());
+                false
+            })
+            .unwrap();
+        assert_eq!(collected.objects_dropped, 1);
+        assert!(get(store, &asked_for).is_some());
+        assert_eq!(get(store, &other), None);
+    });
+}
+
+#[test]
 fn several_threads_put_read_flush_and_collect_at_once() {
     on_every_store(|store| {
         std::thread::scope(|scope| {

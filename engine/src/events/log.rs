@@ -324,6 +324,16 @@ impl Frames {
     /// `None` at the end, which includes a frame that is still being written; the place stays before it.
     fn next_frame(&mut self) -> Result<Option<BlockEvents>, EventLogError> {
         let mut header = [0; 8];
+        if self.offset == 0 {
+            // The segment had no beginning yet when it was opened.
+            if !self.read_or_rewind(&mut header)? {
+                return Ok(None);
+            }
+            if &header != MAGIC {
+                return Err(self.damaged("no event log, or one of another format"));
+            }
+            self.offset = MAGIC.len() as u64;
+        }
         if !self.read_or_rewind(&mut header)? {
             return Ok(None);
         }

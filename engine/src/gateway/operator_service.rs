@@ -223,7 +223,10 @@ impl Operator for OperatorService {
     ) -> Answer<v1::CollectContentResponse> {
         let dry_run = request.into_inner().dry_run;
         let core = self.gateway.core.clone();
-        let found = tokio::task::spawn_blocking(move || crate::orphans::collect(&core, dry_run))
+        // A folder that is only read takes no commands.
+        let serving = self.gateway.verifier.is_some();
+        let collecting = move || crate::orphans::collect(&core, dry_run, serving);
+        let found = tokio::task::spawn_blocking(collecting)
             .await
             .map_err(|error| Status::internal(error.to_string()))?
             .map_err(|error| Status::internal(error.to_string()))?;

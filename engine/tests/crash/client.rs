@@ -7,7 +7,7 @@ use std::time::Duration;
 use karat_proto::v1::event::Kind as Happened;
 use karat_proto::v1::ledger_client::LedgerClient;
 use karat_proto::v1::operator_client::OperatorClient;
-use karat_proto::v1::{AckLevel, TransferCause};
+use karat_proto::v1::{AckLevel, AssetState, TransferCause};
 use karat_proto::{limits, v1};
 use parking_lot::Mutex;
 use prost::Message;
@@ -329,6 +329,13 @@ impl Clients {
             let seen_sequence = watched.seen_sequence;
             drop(watched);
             let mut scene = self.scene.lock();
+            for event in &message.events {
+                if let Some(Happened::Verified(verified)) = &event.kind
+                    && verified.state() == AssetState::Rejected
+                {
+                    scene.ended(verified.asset);
+                }
+            }
             for draw in &drawn {
                 scene.drawn(draw.asset, &draw.to);
             }

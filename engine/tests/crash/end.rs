@@ -47,6 +47,9 @@ pub async fn ask_everything(
     random: &mut Random,
 ) -> Result<Online, Lost> {
     send_everything_again(clients, channel).await?;
+    come_to_rest(channel).await?;
+    let orphans = collect_orphans(channel).await?;
+    // Looking for orphans takes a place in the order.
     let (contract, applied_seq) = come_to_rest(channel).await?;
     catch_up(clients, channel, model, applied_seq).await?;
     compare_balances(channel, model).await?;
@@ -60,7 +63,6 @@ pub async fn ask_everything(
     {
         histories.insert(asset, history(channel, asset).await?);
     }
-    let orphans = collect_orphans(channel).await?;
     let seen_sequence = clients.watched.lock().seen_sequence;
     let (events, hash) = watch_again(channel, seen_sequence).await?;
     {

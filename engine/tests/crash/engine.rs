@@ -50,6 +50,8 @@ impl Home {
         config.policy.accept_below_ppm = 1;
         config.policy.reject_above_ppm = 1_000_000;
         config.policy.reexecution_sample_ppm = 0;
+        // Ids of the whole run are remembered, so that all of it can be sent again.
+        config.policy.retry_window_commands = 8_000_000;
         config.snapshot.every_commands = 1000;
         let config_file = dir.join("karat.toml");
         std::fs::write(&config_file, toml::to_string(&config).unwrap()).unwrap();

@@ -105,6 +105,8 @@ pub struct Scene {
     alive: Vec<Believed>,
     originals: Vec<Pixels>,
     images: u32,
+    /// The image that was refused last: stored, and named by nothing.
+    orphan: Option<Bytes>,
 }
 
 const ALIVE_MAX: usize = 3000;
@@ -139,6 +141,7 @@ impl Default for Scene {
             alive: Vec::new(),
             originals: originals(),
             images: 0,
+            orphan: None,
         }
     }
 }
@@ -161,13 +164,18 @@ impl Scene {
             variant: "full".into(),
             seed: Bytes::from_static(&[3; 32]),
         };
-        // A value that no trait has: refused by the ledger when the bytes are stored already, which makes an orphan.
-        let value = if random.once_in(16) { 9 } else { 0 };
-        (
-            self.image(),
-            Bytes::copy_from_slice(&[value]),
-            Some(lineage),
-        )
+        let refused = random.once_in(16);
+        let image = match self.orphan.take() {
+            // Named after all, perhaps while orphans are collected.
+            Some(orphan) if !refused && random.once_in(2) => orphan,
+            _ => self.image(),
+        };
+        if refused {
+            self.orphan = Some(image.clone());
+        }
+        // A value that no trait has: refused by the ledger when the bytes are stored already.
+        let value = if refused { 9 } else { 0 };
+        (image, Bytes::copy_from_slice(&[value]), Some(lineage))
     }
 
     pub fn next_command(&mut self, random: &mut Random) -> v1::Command {
@@ -295,9 +303,13 @@ impl Scene {
                     self.change(leg.asset, |one| one.owner = leg.to.clone());
                 }
             }
-            Kind::Burn(v1::Burn { asset, .. }) | Kind::Redeem(v1::Redeem { asset, .. }) => {
-                self.alive.retain(|one| one.asset != *asset);
-            }
+            Kind::Burn(v1::Burn { asset, .. })
+            | Kind::Redeem(v1::Redeem { asset, .. })
+            | Kind::ReviewDecision(v1::ReviewDecision {
+                asset,
+                accepted: false,
+                ..
+            }) => self.ended(*asset),
             _ => {}
         }
     }
@@ -305,6 +317,11 @@ impl Scene {
     /// A draw gave an asset to somebody.
     pub fn drawn(&mut self, asset: u64, to: &Bytes) {
         self.change(asset, |one| one.owner = to.clone());
+    }
+
+    /// Nothing can happen to an asset any more.
+    pub fn ended(&mut self, asset: u64) {
+        self.alive.retain(|one| one.asset != asset);
     }
 
     fn change(&mut self, asset: u64, change: impl FnOnce(&mut Believed)) {
