@@ -54,7 +54,7 @@ pub async fn ask_everything(
     catch_up(clients, channel, model, applied_seq).await?;
     compare_balances(channel, model).await?;
     let all: Vec<u64> = model.things.keys().copied().collect();
-    compare_assets(channel, model, all).await?;
+    compare_assets(channel, model, all, false).await?;
     compare_lists(channel, model).await?;
     let batches = all_batches(channel).await?;
     look_at_proofs(channel, model, random).await?;

@@ -35,7 +35,7 @@ pub async fn recover(
     let most = model.things.len() as u64;
     if most > 0 {
         let assets = (0..ASSETS_LOOKED_AT).map(|_| random.between(1, most));
-        compare_assets(channel, model, assets.collect()).await?;
+        compare_assets(channel, model, assets.collect(), true).await?;
     }
     Ok(())
 }
@@ -157,11 +157,12 @@ pub async fn compare_balances(channel: &Channel, model: &Model) -> Result<(), Lo
     Ok(())
 }
 
-/// These assets as the model has them, except that a draw may have come since.
+/// These assets, and with `contents` their bytes, as the model has them, except that a draw may have come since.
 pub async fn compare_assets(
     channel: &Channel,
     model: &Model,
     assets: Vec<u64>,
+    contents: bool,
 ) -> Result<(), Lost> {
     let mut ledger = ledger(channel);
     for asset in assets {
@@ -172,6 +173,13 @@ pub async fn compare_assets(
         assert_eq!(found.version, expected.version, "version of {found:?}");
         assert_eq!(found.digest, expected.digest, "content of {found:?}");
         assert_eq!(found.collection, expected.collection);
+        if contents {
+            let request = v1::GetContentRequest { asset };
+            let content = ledger.get_content(request).await?.into_inner();
+            let digest = karat_content::digest_of(&content.content);
+            assert_eq!(content.cid, karat_content::cid_of(&digest), "{found:?}");
+            assert_eq!(digest[..], expected.digest, "{found:?}");
+        }
         if found.last_sequence <= model.sequence {
             assert_eq!(found.owner, expected.owner, "owner of {found:?}");
         }
