@@ -37,6 +37,9 @@ pub(crate) struct Releaser<O> {
     durable_due: AtomicU64,
     has_hooks: AtomicBool,
     hooks: Mutex<Vec<DurableHook>>,
+    /// The durable sequence before any hook could be told of one. Read when the releaser is made, not when its
+    /// thread gets to run: by then the log may have come further.
+    durable_at_start: u64,
     closing: AtomicBool,
     thread: OnceLock<Thread>,
     progress: Arc<Progress>,
@@ -54,6 +57,7 @@ impl<O: Send + 'static> Releaser<O> {
             durable_due: AtomicU64::new(u64::MAX),
             has_hooks: AtomicBool::new(false),
             hooks: Mutex::new(Vec::new()),
+            durable_at_start: progress.positions().durable_seq,
             closing: AtomicBool::new(false),
             thread: OnceLock::new(),
             progress: Arc::clone(&progress),
@@ -89,6 +93,8 @@ impl<O: Send + 'static> Releaser<O> {
     pub(crate) fn add_hook(&self, hook: DurableHook) {
         self.hooks.lock().push(hook);
         self.has_hooks.store(true, Ordering::SeqCst);
+        // A rise just before was not worth a wake-up; with a hook it is.
+        self.wake();
     }
 
     /// No answers come any more: the thread ends when none waits.
@@ -100,8 +106,10 @@ impl<O: Send + 'static> Releaser<O> {
     /// The releasing thread.
     pub(crate) fn run(&self) {
         let _ = self.thread.set(std::thread::current());
+        // Either this sees what was published meanwhile, or its publisher sees the thread and wakes it.
+        fence(Ordering::SeqCst);
         let mut ready = Vec::new();
-        let mut hooked = self.progress.positions().durable_seq;
+        let mut hooked = self.durable_at_start;
         loop {
             let closing = self.closing.load(Ordering::SeqCst);
             // The poison is read first: what is durable afterwards is durable in spite of it.
@@ -186,6 +194,7 @@ impl<O: Send + 'static> Releaser<O> {
 
     fn wake(&self) {
         // Before the thread has said who it is, it has not looked at anything yet and needs no waking.
+        fence(Ordering::SeqCst);
         if let Some(thread) = self.thread.get() {
             thread.unpark();
         }
@@ -196,5 +205,25 @@ impl<O: Send + 'static> Releaser<O> {
 fn contain(call: impl FnOnce()) {
     if catch_unwind(AssertUnwindSafe(call)).is_err() {
         tracing::error!("a reply or a durable hook panicked");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_starts_late_still_tells_its_hooks_what_became_durable_before() {
+        let progress = Progress::new(7);
+        let releaser = Releaser::<u64>::new(Arc::clone(&progress));
+        let told = Arc::new(Mutex::new(Vec::new()));
+        releaser.add_hook(Box::new({
+            let told = Arc::clone(&told);
+            move |sequence| told.lock().push(sequence)
+        }));
+        progress.publish_durable(20, 1);
+        releaser.close();
+        releaser.run();
+        assert_eq!(*told.lock(), [20]);
     }
 }
