@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use karat_proto::Account;
 use karat_proto::command::Policy;
+use karat_proto::{Account, limits};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -172,6 +172,11 @@ pub struct PolicyConfig {
     pub batch_deferral_ms_max: u64,
     /// Later commands for which an id is remembered at least.
     pub retry_window_commands: u64,
+    /// An asset nearer than this to another of its collection goes to people, millionths of a deviation; 0 for no such
+    /// comparison, -1 takes it from the auditor's manifest.
+    pub near_duplicate_below_ppm: i64,
+    /// While a collection's last window has drifted further than this its assets go to people, millionths; 0 for never.
+    pub drift_review_above_ppm: u32,
 }
 
 /// Snapshots.
@@ -203,6 +208,8 @@ impl Default for Config {
                 batch_base_fee_wei_max: policy.batch_base_fee_wei_max,
                 batch_deferral_ms_max: policy.batch_deferral_ms_max,
                 retry_window_commands: policy.retry_window_commands,
+                near_duplicate_below_ppm: -1,
+                drift_review_above_ppm: policy.drift_review_above_ppm,
             },
             snapshot: SnapshotConfig::default(),
         }
@@ -440,6 +447,12 @@ impl Config {
                 0,
                 1_000_000,
             ),
+            (
+                "policy.drift_review_above_ppm",
+                self.policy.drift_review_above_ppm.into(),
+                0,
+                limits::DISTANCE_PPM_MAX.into(),
+            ),
         ];
         for (key, found, least, most) in numbers {
             if found < least || found > most {
@@ -453,6 +466,15 @@ impl Config {
                     },
                 });
             }
+        }
+        let near = self.policy.near_duplicate_below_ppm;
+        let near_max = i64::from(limits::DISTANCE_PPM_MAX);
+        if !(-1..=near_max).contains(&near) {
+            return Err(ConfigError::OutOfRange {
+                key: "policy.near_duplicate_below_ppm",
+                found: near.to_string(),
+                expected: format!("it must be -1 to {near_max}"),
+            });
         }
         let (accept, reject) = (self.policy.accept_below_ppm, self.policy.reject_above_ppm);
         if accept > reject && reject != 0 {

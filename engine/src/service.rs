@@ -403,6 +403,9 @@ async fn genesis(core: &Core, folders: &ModelFolders) -> Result<(), ServiceError
         batch_base_fee_wei_max: settings.batch_base_fee_wei_max,
         batch_deferral_ms_max: settings.batch_deferral_ms_max,
         retry_window_commands: settings.retry_window_commands,
+        // What is negative asks for the auditor's own, and a manifest that states none leaves it off.
+        near_duplicate_below_ppm: u32::try_from(settings.near_duplicate_below_ppm).unwrap_or(0),
+        drift_review_above_ppm: settings.drift_review_above_ppm,
     };
     let account = |account: &karat_proto::Account| Bytes::copy_from_slice(&account.0);
     let roles = core.roles;

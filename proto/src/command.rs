@@ -208,6 +208,13 @@ pub struct Policy {
     pub batch_deferral_ms_max: u64,
     /// A command's id is remembered for at least this many later commands (and until what it did is settled).
     pub retry_window_commands: u64,
+    /// An asset nearer than this to another of its collection, or with another's very content, goes to people; distance
+    /// of embeddings in deviations of the auditor's reference, times a million, at most [`limits::DISTANCE_PPM_MAX`];
+    /// 0 for no such comparison.
+    pub near_duplicate_below_ppm: u32,
+    /// While the last window of a collection has drifted further than this, its assets go to people instead of being
+    /// accepted; the window's figure times a million, at most [`limits::DISTANCE_PPM_MAX`]; 0 for never.
+    pub drift_review_above_ppm: u32,
 }
 
 impl Default for Policy {
@@ -222,6 +229,8 @@ impl Default for Policy {
             batch_base_fee_wei_max: 0,
             batch_deferral_ms_max: 60_000,
             retry_window_commands: 1_000_000,
+            near_duplicate_below_ppm: 0,
+            drift_review_above_ppm: 0,
         }
     }
 }
@@ -469,6 +478,8 @@ pub enum AgentKind {
     Parity,
     /// Generating again from lineage.
     ReExecution,
+    /// Comparing with the other assets of the collection.
+    Similarity,
 }
 
 /// One thing that an agent saw.

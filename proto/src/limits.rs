@@ -36,6 +36,9 @@ pub const CLAIMS_A_WINDOW_MAX: usize = 4096;
 pub const PAGE_ROWS_MAX: usize = 1000;
 /// Largest royalty, basis points.
 pub const ROYALTY_BASIS_POINTS_MAX: u32 = 10_000;
+/// Largest distance of embeddings and largest drift that a policy can name, parts per million of a reference deviation:
+/// 16 deviations, far beyond where two images have anything in common.
+pub const DISTANCE_PPM_MAX: u32 = 16_000_000;
 /// Longest claim window, milliseconds: one day.
 pub const CLAIM_WINDOW_MS_MAX: u64 = 86_400_000;
 /// Parts per million that make a whole.

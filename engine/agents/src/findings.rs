@@ -152,6 +152,7 @@ pub fn agent_name(agent: AgentKind) -> &'static str {
         AgentKind::Policy => "policy",
         AgentKind::Parity => "parity",
         AgentKind::ReExecution => "re-execution",
+        AgentKind::Similarity => "similarity",
     }
 }
 

@@ -49,6 +49,7 @@ impl Progress {
             AgentKind::Policy,
             AgentKind::Parity,
             AgentKind::ReExecution,
+            AgentKind::Similarity,
         ]
         .into_iter()
         .find(|agent| *agent as u8 == self.stage.load(Relaxed))

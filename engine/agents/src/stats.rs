@@ -56,8 +56,8 @@ pub struct AgentsStats {
     pub latency_p50_us: u64,
     /// The same, 99th percentile.
     pub latency_p99_us: u64,
-    /// Integrity, policy, parity, re-execution.
-    pub agents: [(&'static str, AgentFigures); 4],
+    /// Integrity, policy, parity, re-execution, similarity.
+    pub agents: [(&'static str, AgentFigures); 5],
 }
 
 #[derive(Default)]
@@ -82,7 +82,7 @@ pub(crate) struct Figures {
     pub(crate) stuck_threads: AtomicU64,
     pub(crate) reissued: AtomicU64,
     pub(crate) resubmitted: AtomicU64,
-    agents: [AgentCounters; 4],
+    agents: [AgentCounters; 5],
     /// `None` only if the bounds above were out of the histogram's range.
     latency_us: Mutex<Option<Histogram<u64>>>,
 }
@@ -166,6 +166,7 @@ impl Figures {
                 agent(AgentKind::Policy),
                 agent(AgentKind::Parity),
                 agent(AgentKind::ReExecution),
+                agent(AgentKind::Similarity),
             ],
         }
     }
@@ -177,5 +178,6 @@ fn index(agent: AgentKind) -> usize {
         AgentKind::Policy => 1,
         AgentKind::Parity => 2,
         AgentKind::ReExecution => 3,
+        AgentKind::Similarity => 4,
     }
 }

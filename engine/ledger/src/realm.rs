@@ -104,4 +104,6 @@ fn policy_fits(policy: &Policy) -> bool {
         && policy.reexecution_sample_ppm <= limits::PPM
         && (1..=limits::BATCH_CHANGES_MAX).contains(&policy.batch_changes_max)
         && policy.retry_window_commands <= RETRY_ENTRIES_MAX / 2
+        && policy.near_duplicate_below_ppm <= limits::DISTANCE_PPM_MAX
+        && policy.drift_review_above_ppm <= limits::DISTANCE_PPM_MAX
 }

@@ -5,6 +5,7 @@
 mod common;
 
 use common::spec;
+use karat_ledger::RETRY_ENTRIES_MAX;
 use karat_ledger::codec::{CodecError, decode_event, decode_outcome, encode_event, encode_outcome};
 use karat_proto::command::*;
 use karat_proto::event::*;
@@ -24,6 +25,12 @@ impl Values {
     }
     fn short(&mut self) -> u32 {
         self.next() as u32
+    }
+    fn absent_or_short(&mut self) -> u32 {
+        match self.flag() {
+            true => self.short(),
+            false => 0,
+        }
     }
     fn flag(&mut self) -> bool {
         self.next().is_multiple_of(2)
@@ -95,6 +102,7 @@ impl Values {
                     AgentKind::Policy,
                     AgentKind::Parity,
                     AgentKind::ReExecution,
+                    AgentKind::Similarity,
                 ]),
                 code: self.next() as u16,
                 measure: self.short(),
@@ -134,7 +142,10 @@ impl Values {
             batch_age_ms_max: self.next(),
             batch_base_fee_wei_max: self.next(),
             batch_deferral_ms_max: self.next(),
-            retry_window_commands: self.next(),
+            // The ledger lets no larger window in.
+            retry_window_commands: self.next() % RETRY_ENTRIES_MAX,
+            near_duplicate_below_ppm: self.absent_or_short(),
+            drift_review_above_ppm: self.absent_or_short(),
         }
     }
 
@@ -241,6 +252,51 @@ proptest! {
                 prop_assert_eq!(&again[..], &bytes[..used]);
             }
         }
+    }
+}
+
+/// The bytes of a policy from before it had later fields, and the same with one of them.
+#[test]
+fn a_policy_without_later_fields_is_written_as_ever() {
+    let written = |policy: Policy| {
+        let event = Event {
+            sequence: 1,
+            index: 0,
+            time_ms: 0,
+            kind: EventKind::PolicySet { policy },
+        };
+        let mut bytes = Vec::new();
+        encode_event(&event, &mut bytes);
+        assert_eq!(decode_event(&bytes).unwrap().0, event);
+        bytes
+    };
+    let window = 0x0123_4567;
+    let plain = written(Policy {
+        retry_window_commands: window,
+        ..Policy::default()
+    });
+    assert_eq!(plain[plain.len() - 8..], window.to_le_bytes());
+    let near = written(Policy {
+        retry_window_commands: window,
+        near_duplicate_below_ppm: 0x0a0b_0c0d,
+        ..Policy::default()
+    });
+    let at = plain.len() - 8;
+    assert_eq!(near[..at], plain[..at]);
+    let mut end = (window | 1 << 63).to_le_bytes().to_vec();
+    end.extend([1, 0x0d, 0x0c, 0x0b, 0x0a]);
+    assert_eq!(near[at..], end);
+    for damaged in [
+        [0, 0x0d, 0x0c, 0x0b, 0x0a],
+        [4, 0x0d, 0x0c, 0x0b, 0x0a],
+        [1, 0, 0, 0, 0],
+    ] {
+        let mut bytes = near.clone();
+        bytes[at + 8..].copy_from_slice(&damaged);
+        assert!(matches!(
+            decode_event(&bytes),
+            Err(CodecError::Unknown { .. })
+        ));
     }
 }
 

@@ -469,6 +469,12 @@ fn set_policy_command() {
         ("sample past the whole", OPERATOR, with(&|policy| policy.reexecution_sample_ppm = 1_000_001), BadPolicy),
         ("batches of nothing", OPERATOR, with(&|policy| policy.batch_changes_max = 0), BadPolicy),
         ("batches past the limit", OPERATOR, with(&|policy| policy.batch_changes_max = 65_537), BadPolicy),
+        ("nearness and drift at their largest", OPERATOR, with(&|policy| {
+            policy.near_duplicate_below_ppm = 16_000_000;
+            policy.drift_review_above_ppm = 16_000_000;
+        }), Accepted),
+        ("nearness past the largest", OPERATOR, with(&|policy| policy.near_duplicate_below_ppm = 16_000_001), BadPolicy),
+        ("drift past the largest", OPERATOR, with(&|policy| policy.drift_review_above_ppm = 16_000_001), BadPolicy),
         ("a window past the memory", OPERATOR, with(&|policy| policy.retry_window_commands = 8_000_001), BadPolicy),
     ]);
 }

@@ -65,6 +65,14 @@ pub struct PolicyArgs {
     /// Later commands for which an id is remembered at least
     #[arg(long)]
     retry_window_commands: Option<u64>,
+    /// An asset nearer than this to another of its collection goes to people, millionths of a deviation of the auditor's
+    /// reference, at most 16000000; 0 for no such comparison
+    #[arg(long)]
+    near_duplicate_below_ppm: Option<u32>,
+    /// While a collection's last window has drifted further than this its assets go to people, millionths, at most
+    /// 16000000; 0 for never
+    #[arg(long)]
+    drift_review_above_ppm: Option<u32>,
 }
 
 impl PolicyArgs {
@@ -93,6 +101,14 @@ impl PolicyArgs {
         set(
             &mut policy.retry_window_commands,
             self.retry_window_commands,
+        );
+        set(
+            &mut policy.near_duplicate_below_ppm,
+            self.near_duplicate_below_ppm,
+        );
+        set(
+            &mut policy.drift_review_above_ppm,
+            self.drift_review_above_ppm,
         );
         policy.version += 1;
     }
@@ -169,6 +185,8 @@ fn print_policy(common: &Common, policy: &v1::Policy) -> Result<(), CliError> {
         "batch_base_fee_wei_max": policy.batch_base_fee_wei_max,
         "batch_deferral_ms_max": policy.batch_deferral_ms_max,
         "retry_window_commands": policy.retry_window_commands,
+        "near_duplicate_below_ppm": policy.near_duplicate_below_ppm,
+        "drift_review_above_ppm": policy.drift_review_above_ppm,
     });
     if common.json {
         print_json(&shown)

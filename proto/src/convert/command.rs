@@ -377,6 +377,7 @@ fn verdict_from_wire(wire: &v1::Verdict) -> Result<CommandKind, Refused> {
                 Ok(v1::AgentKind::Policy) => AgentKind::Policy,
                 Ok(v1::AgentKind::Parity) => AgentKind::Parity,
                 Ok(v1::AgentKind::ReExecution) => AgentKind::ReExecution,
+                Ok(v1::AgentKind::Similarity) => AgentKind::Similarity,
                 _ => {
                     return Err(Refused::new(
                         Code::BadVerdict,

@@ -109,6 +109,7 @@ fn finding_to_wire(finding: &Finding) -> v1::Finding {
         AgentKind::Policy => v1::AgentKind::Policy,
         AgentKind::Parity => v1::AgentKind::Parity,
         AgentKind::ReExecution => v1::AgentKind::ReExecution,
+        AgentKind::Similarity => v1::AgentKind::Similarity,
     };
     v1::Finding {
         agent: agent.into(),

@@ -166,6 +166,8 @@ pub fn policy_from_wire(policy: Option<v1::Policy>) -> Result<Policy, Refused> {
         batch_base_fee_wei_max: policy.batch_base_fee_wei_max,
         batch_deferral_ms_max: policy.batch_deferral_ms_max,
         retry_window_commands: policy.retry_window_commands,
+        near_duplicate_below_ppm: policy.near_duplicate_below_ppm,
+        drift_review_above_ppm: policy.drift_review_above_ppm,
     })
 }
 
@@ -181,6 +183,8 @@ pub fn policy_to_wire(policy: &Policy) -> v1::Policy {
         batch_base_fee_wei_max: policy.batch_base_fee_wei_max,
         batch_deferral_ms_max: policy.batch_deferral_ms_max,
         retry_window_commands: policy.retry_window_commands,
+        near_duplicate_below_ppm: policy.near_duplicate_below_ppm,
+        drift_review_above_ppm: policy.drift_review_above_ppm,
     }
 }
 

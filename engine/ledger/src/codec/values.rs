@@ -40,7 +40,7 @@ numbered!(Decision, "decision", put_decision, decision, {
     Accept = 0, Reject = 1, Review = 2,
 });
 numbered!(AgentKind, "agent", put_agent, agent, {
-    Integrity = 0, Policy = 1, Parity = 2, ReExecution = 3,
+    Integrity = 0, Policy = 1, Parity = 2, ReExecution = 3, Similarity = 4,
 });
 numbered!(ModelRole, "model role", put_role, role, {
     Generator = 0, Auditor = 1,
@@ -139,6 +139,15 @@ pub(crate) fn findings(reader: &mut Reader<'_>) -> Result<Vec<Finding>, CodecErr
         .collect()
 }
 
+/// In a policy's retry window this bit says that extensions follow: a byte with a bit for each field that is there, then
+/// these fields. No valid window has it ([`crate::RETRY_ENTRIES_MAX`]), and a policy whose later fields all have their
+/// defaults is written as it was before there were any.
+const EXTENDED: u64 = 1 << 63;
+const HAS_NEAR_DUPLICATE: u8 = 1;
+const HAS_DRIFT_REVIEW: u8 = 1 << 1;
+/// Every bit that this build knows.
+const EXTENSIONS: u8 = HAS_NEAR_DUPLICATE | HAS_DRIFT_REVIEW;
+
 pub(crate) fn put_policy(policy: &Policy, out: &mut Vec<u8>) {
     out.put_u32(policy.version);
     out.put_u32(policy.accept_below_ppm);
@@ -148,11 +157,29 @@ pub(crate) fn put_policy(policy: &Policy, out: &mut Vec<u8>) {
     out.put_u64(policy.batch_age_ms_max);
     out.put_u64(policy.batch_base_fee_wei_max);
     out.put_u64(policy.batch_deferral_ms_max);
-    out.put_u64(policy.retry_window_commands);
+    let mut extensions = 0;
+    if policy.near_duplicate_below_ppm != 0 {
+        extensions |= HAS_NEAR_DUPLICATE;
+    }
+    if policy.drift_review_above_ppm != 0 {
+        extensions |= HAS_DRIFT_REVIEW;
+    }
+    if extensions == 0 {
+        out.put_u64(policy.retry_window_commands);
+        return;
+    }
+    out.put_u64(policy.retry_window_commands | EXTENDED);
+    out.put_u8(extensions);
+    if policy.near_duplicate_below_ppm != 0 {
+        out.put_u32(policy.near_duplicate_below_ppm);
+    }
+    if policy.drift_review_above_ppm != 0 {
+        out.put_u32(policy.drift_review_above_ppm);
+    }
 }
 
 pub(crate) fn policy(reader: &mut Reader<'_>) -> Result<Policy, CodecError> {
-    Ok(Policy {
+    let mut policy = Policy {
         version: reader.u32()?,
         accept_below_ppm: reader.u32()?,
         reject_above_ppm: reader.u32()?,
@@ -162,7 +189,32 @@ pub(crate) fn policy(reader: &mut Reader<'_>) -> Result<Policy, CodecError> {
         batch_base_fee_wei_max: reader.u64()?,
         batch_deferral_ms_max: reader.u64()?,
         retry_window_commands: reader.u64()?,
-    })
+        near_duplicate_below_ppm: 0,
+        drift_review_above_ppm: 0,
+    };
+    if policy.retry_window_commands & EXTENDED == 0 {
+        return Ok(policy);
+    }
+    policy.retry_window_commands &= !EXTENDED;
+    let extensions = reader.u8()?;
+    if extensions == 0 || extensions & !EXTENSIONS != 0 {
+        return Err(reader.unknown("policy extensions", extensions.into()));
+    }
+    if extensions & HAS_NEAR_DUPLICATE != 0 {
+        policy.near_duplicate_below_ppm = extension(reader)?;
+    }
+    if extensions & HAS_DRIFT_REVIEW != 0 {
+        policy.drift_review_above_ppm = extension(reader)?;
+    }
+    Ok(policy)
+}
+
+/// A field that is written only when it is not 0.
+fn extension(reader: &mut Reader<'_>) -> Result<u32, CodecError> {
+    match reader.u32()? {
+        0 => Err(reader.unknown("policy extension", 0)),
+        value => Ok(value),
+    }
 }
 
 pub(crate) fn put_spec(spec: &CollectionSpec, out: &mut Vec<u8>) {
