@@ -12,12 +12,15 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use crate::rarity::{RarityError, TRAITS_MOST, TraitRules, VALUES_MOST};
+use crate::rarity::{RarityError, TraitRules};
+use written::Written;
+
+mod written;
 
 /// Name of the manifest in a model folder.
 pub const MANIFEST_FILE: &str = "manifest.toml";
 /// The format that this build reads.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 /// Largest manifest.
 pub const MANIFEST_BYTES_MOST: u64 = 256 * 1024;
 /// Largest model file.
@@ -30,11 +33,11 @@ pub const NAME_BYTES_MOST: usize = 64;
 pub const IMAGE_SIDE_MOST: u32 = 1_024;
 /// Longest latent.
 pub const LATENT_LENGTH_MOST: usize = 1_024;
-/// Largest cost that a manifest may state: one minute an asset.
-const COST_US_MOST: f64 = 60_000_000.0;
+/// Values of an auditor's embedding.
+pub const EMBEDDING_LENGTH: usize = 32;
 
 /// Domain of the model digest. A change of its encoding needs a new one.
-const DIGEST_DOMAIN: &[u8] = b"karat model digest v1";
+const DIGEST_DOMAIN: &[u8] = b"karat model digest v2";
 
 /// A model folder that is refused.
 #[derive(Debug, Error)]
@@ -66,7 +69,10 @@ pub enum ManifestError {
         reason: String,
     },
     /// The manifest was written for another build.
-    #[error("{path} has format {found}; this build reads format {FORMAT}")]
+    #[error(
+        "{path} has format {found}; this build reads format {FORMAT}: {}",
+        what_to_do_about(*.found)
+    )]
     Format {
         /// The manifest.
         path: PathBuf,
@@ -164,6 +170,16 @@ pub struct ExclusionSpec {
     pub other_value: String,
 }
 
+/// How a variant keeps its weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32-bit floating point.
+    Float32,
+    /// 8-bit integers.
+    Int8,
+}
+
 /// One ONNX file of the model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VariantSpec {
@@ -175,15 +191,24 @@ pub struct VariantSpec {
     pub sha256: [u8; 32],
     /// Whether its arithmetic is exact: the same pixels on every backend and machine.
     pub exact: bool,
+    /// Whether it is a rung of the quality ladder.
+    pub ladder: bool,
+    /// How it keeps its weights.
+    pub precision: Precision,
     /// Cost of one asset in microseconds, where the model was made.
     pub cost_us: f64,
-    /// Quality, as the model's report defines it; higher is better.
+    /// Share of traits that the auditor reads back right, 0 to 1; higher is better.
     pub quality: f64,
+    /// Perceptual distance to the best variant, as the model's report defines it; 0 is no distance.
+    pub distance: f64,
+    /// Largest mean difference of a sample between two backends that re-execution accepts, in steps of 255; 0 for an
+    /// exact variant.
+    pub backend_tolerance: f64,
     /// Length of the file.
     pub bytes: u64,
 }
 
-/// What an auditor's corruption score means.
+/// What an auditor's figures mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AuditorSpec {
@@ -191,6 +216,22 @@ pub struct AuditorSpec {
     pub accept_below_ppm: u32,
     /// At or above this, in parts per million, an asset is rejected. Between the two, people decide.
     pub reject_above_ppm: u32,
+    /// Embedding distance, in parts per million of one reference deviation, below which two assets of a collection
+    /// are near-duplicates.
+    pub near_duplicate_ppm: u32,
+    /// Assets of one window of the drift figure.
+    pub drift_window: u32,
+    /// Drift figure of a window, in parts per million of one reference deviation, above which it alarms.
+    pub drift_alarm_ppm: u32,
+}
+
+/// Where an auditor's embeddings of sound assets lie.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reference {
+    /// Mean of each value.
+    pub mean: [f32; EMBEDDING_LENGTH],
+    /// Standard deviation of each value; above 0.
+    pub deviation: [f32; EMBEDDING_LENGTH],
 }
 
 /// A model folder whose files are what the manifest says.
@@ -224,45 +265,13 @@ pub struct Manifest {
     pub variants: Vec<VariantSpec>,
     /// Thresholds, for an auditor.
     pub auditor: Option<AuditorSpec>,
-    /// The model's identity: SHA-256 over everything above except measured cost and quality, with every file's digest.
+    /// Where embeddings of sound assets lie, for an auditor.
+    pub reference: Option<Reference>,
+    /// The model's identity: SHA-256 over everything above except measured cost, quality and distance, with every
+    /// file's digest.
     pub digest: [u8; 32],
     /// The folder it was loaded from.
     pub folder: PathBuf,
-}
-
-/// The manifest as it is written.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Written {
-    format: u32,
-    name: String,
-    version: String,
-    role: Role,
-    licence: String,
-    image_width: u32,
-    image_height: u32,
-    #[serde(default)]
-    latent_length: usize,
-    #[serde(default)]
-    seed: u64,
-    default_variant: String,
-    traits: Vec<TraitSpec>,
-    #[serde(default)]
-    exclusions: Vec<ExclusionSpec>,
-    variants: Vec<WrittenVariant>,
-    auditor: Option<AuditorSpec>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WrittenVariant {
-    name: String,
-    file: String,
-    sha256: String,
-    exact: bool,
-    cost_us: f64,
-    quality: f64,
-    bytes: u64,
 }
 
 /// Only the format, so that a manifest of another format is told apart from a broken one.
@@ -438,12 +447,27 @@ impl Manifest {
             fields.bytes(variant.file.as_bytes());
             fields.bytes(&variant.sha256);
             fields.number(u64::from(variant.exact));
+            fields.number(u64::from(variant.ladder));
+            fields.number(match variant.precision {
+                Precision::Float32 => 1,
+                Precision::Int8 => 2,
+            });
+            fields.number(variant.backend_tolerance.to_bits());
             fields.number(variant.bytes);
         }
         fields.number(u64::from(self.auditor.is_some()));
         if let Some(auditor) = self.auditor {
             fields.number(u64::from(auditor.accept_below_ppm));
             fields.number(u64::from(auditor.reject_above_ppm));
+            fields.number(u64::from(auditor.near_duplicate_ppm));
+            fields.number(u64::from(auditor.drift_window));
+            fields.number(u64::from(auditor.drift_alarm_ppm));
+        }
+        fields.number(u64::from(self.reference.is_some()));
+        if let Some(reference) = &self.reference {
+            for value in reference.mean.iter().chain(&reference.deviation) {
+                fields.number(u64::from(value.to_bits()));
+            }
         }
         fields.0.finalize().into()
     }
@@ -463,225 +487,12 @@ impl Fields {
     }
 }
 
-impl Written {
-    fn checked(self, path: &Path, folder: &Path) -> Result<Manifest, ManifestError> {
-        let refuse = |key: &str, reason: String| {
-            Err(ManifestError::Value {
-                path: path.to_owned(),
-                key: key.to_owned(),
-                reason,
-            })
-        };
-        let name_of = |key: String, text: &str| match name_fault(text) {
-            None => Ok(()),
-            Some(reason) => Err(ManifestError::Value {
-                path: path.to_owned(),
-                key,
-                reason: format!("{text:?} {reason}"),
-            }),
-        };
-        name_of("name".into(), &self.name)?;
-        name_of("version".into(), &self.version)?;
-        name_of("default_variant".into(), &self.default_variant)?;
-        if self.licence.is_empty() || self.licence.len() > 4 * NAME_BYTES_MOST {
-            return refuse(
-                "licence",
-                format!("must be 1 to {} bytes", 4 * NAME_BYTES_MOST),
-            );
-        }
-        for (key, side) in [
-            ("image_width", self.image_width),
-            ("image_height", self.image_height),
-        ] {
-            if side == 0 || side > IMAGE_SIDE_MOST {
-                return refuse(
-                    key,
-                    format!("{side} pixels; must be 1 to {IMAGE_SIDE_MOST}"),
-                );
-            }
-        }
-        match self.role {
-            _ if self.latent_length > LATENT_LENGTH_MOST => {
-                return refuse(
-                    "latent_length",
-                    format!("{}; the most is {LATENT_LENGTH_MOST}", self.latent_length),
-                );
-            }
-            Role::Generator if self.latent_length == 0 => {
-                return refuse("latent_length", "a generator needs one".into());
-            }
-            Role::Generator if self.auditor.is_some() => {
-                return refuse("auditor", "a generator has no thresholds".into());
-            }
-            Role::Auditor => match self.auditor {
-                None => {
-                    return refuse(
-                        "auditor",
-                        "an auditor needs accept_below_ppm and reject_above_ppm".into(),
-                    );
-                }
-                Some(spec)
-                    if spec.accept_below_ppm > spec.reject_above_ppm
-                        || spec.reject_above_ppm > 1_000_000 =>
-                {
-                    return refuse(
-                        "auditor",
-                        "needs accept_below_ppm <= reject_above_ppm <= 1000000".into(),
-                    );
-                }
-                Some(_) => {}
-            },
-            Role::Generator => {}
-        }
-        if self.traits.is_empty() || self.traits.len() > TRAITS_MOST {
-            return refuse(
-                "traits",
-                format!("{} traits; must be 1 to {TRAITS_MOST}", self.traits.len()),
-            );
-        }
-        for (index, spec) in self.traits.iter().enumerate() {
-            let key = format!("traits[{index}]");
-            name_of(key.clone(), &spec.name)?;
-            if spec.values.is_empty()
-                || spec.values.len() > VALUES_MOST
-                || spec.values.len() != spec.weights.len()
-            {
-                let (values, weights) = (spec.values.len(), spec.weights.len());
-                return refuse(
-                    &key,
-                    format!(
-                        "{values} values and {weights} weights; needs 1 to {VALUES_MOST} values and a weight for each"
-                    ),
-                );
-            }
-            spec.values
-                .iter()
-                .try_for_each(|value| name_of(format!("{key}.values"), value))?;
-            if let Some(twice) = repeated(spec.values.iter()) {
-                return refuse(&key, format!("value {twice:?} occurs twice"));
-            }
-        }
-        if let Some(twice) = repeated(self.traits.iter().map(|spec| &spec.name)) {
-            return refuse("traits", format!("trait {twice:?} occurs twice"));
-        }
-        if self.variants.is_empty() || self.variants.len() > VARIANTS_MOST {
-            return refuse(
-                "variants",
-                format!(
-                    "{} variants; must be 1 to {VARIANTS_MOST}",
-                    self.variants.len()
-                ),
-            );
-        }
-        let mut variants = Vec::with_capacity(self.variants.len());
-        for (index, written) in self.variants.into_iter().enumerate() {
-            let key = format!("variants[{index}]");
-            name_of(key.clone(), &written.name)?;
-            name_of(format!("{key}.file"), &written.file)?;
-            let mut sha256 = [0; 32];
-            if hex::decode_to_slice(&written.sha256, &mut sha256).is_err() {
-                return refuse(
-                    &format!("{key}.sha256"),
-                    "must be 64 hexadecimal digits".into(),
-                );
-            }
-            if !(0.0..=COST_US_MOST).contains(&written.cost_us) {
-                return refuse(
-                    &format!("{key}.cost_us"),
-                    format!("{}; must be 0 to {COST_US_MOST}", written.cost_us),
-                );
-            }
-            if !written.quality.is_finite() {
-                return refuse(&format!("{key}.quality"), "must be a number".into());
-            }
-            if written.bytes == 0 || written.bytes > VARIANT_BYTES_MOST {
-                return refuse(
-                    &format!("{key}.bytes"),
-                    format!("{}; must be 1 to {VARIANT_BYTES_MOST}", written.bytes),
-                );
-            }
-            let WrittenVariant {
-                name,
-                file,
-                exact,
-                cost_us,
-                quality,
-                bytes,
-                ..
-            } = written;
-            variants.push(VariantSpec {
-                name,
-                file,
-                sha256,
-                exact,
-                cost_us,
-                quality,
-                bytes,
-            });
-        }
-        if let Some(twice) = repeated(variants.iter().map(|variant| &variant.name)) {
-            return refuse("variants", format!("variant {twice:?} occurs twice"));
-        }
-        let mut manifest = Manifest {
-            format: self.format,
-            name: self.name,
-            version: self.version,
-            role: self.role,
-            licence: self.licence,
-            image_width: self.image_width,
-            image_height: self.image_height,
-            latent_length: self.latent_length,
-            seed: self.seed,
-            default_variant: self.default_variant,
-            traits: self.traits,
-            exclusions: self.exclusions,
-            variants,
-            auditor: self.auditor,
-            digest: [0; 32],
-            folder: folder.to_owned(),
-        };
-        manifest.variant(&manifest.default_variant)?;
-        for (index, spec) in manifest.exclusions.iter().enumerate() {
-            for (trait_name, value) in [
-                (&spec.trait_name, &spec.value),
-                (&spec.other_trait, &spec.other_value),
-            ] {
-                if manifest.value_index(trait_name, value).is_none() {
-                    return refuse(
-                        &format!("exclusions[{index}]"),
-                        format!("there is no trait {trait_name:?} with a value {value:?}"),
-                    );
-                }
-            }
-        }
-        let rules = manifest.trait_rules().validate();
-        rules.map_err(|source| ManifestError::Rarity {
-            path: path.to_owned(),
-            source,
-        })?;
-        manifest.digest = manifest.compute_digest();
-        Ok(manifest)
+fn what_to_do_about(format: u32) -> &'static str {
+    if format < FORMAT {
+        "make the manifest again with the training scripts of this version"
+    } else {
+        "use a newer build"
     }
-}
-
-/// Why a text is no name. File names are names too, so that none can lead out of the folder.
-fn name_fault(text: &str) -> Option<&'static str> {
-    if text.is_empty() || text.len() > NAME_BYTES_MOST {
-        return Some("must be 1 to 64 bytes");
-    }
-    if text.starts_with('.')
-        || !text
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.+ ".contains(&byte))
-    {
-        return Some("may hold letters, digits, blanks and -_.+ and must not start with a dot");
-    }
-    None
-}
-
-fn repeated<'a>(names: impl Iterator<Item = &'a String>) -> Option<&'a String> {
-    let mut seen = std::collections::BTreeSet::new();
-    names.into_iter().find(|name| !seen.insert(*name))
 }
 
 fn file_bytes(path: &Path) -> Result<u64, ManifestError> {

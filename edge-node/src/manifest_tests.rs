@@ -9,7 +9,7 @@ fn folder(change: impl Fn(String) -> String) -> tempfile::TempDir {
     fs::write(folder.path().join("model.onnx"), model).unwrap();
     let text = format!(
         r#"
-format = 1
+format = 2
 name = "relics"
 version = "1.0.0"
 role = "generator"
@@ -40,10 +40,14 @@ other_value = "wood"
 name = "full"
 file = "model.onnx"
 sha256 = "{}"
+bytes = {}
 exact = false
+ladder = true
+precision = "float32"
 cost_us = 900
 quality = 0.9900
-bytes = {}
+distance = 0
+backend_tolerance = 0.25
 "#,
         hex::encode(Sha256::digest(model)),
         model.len()
@@ -84,16 +88,19 @@ fn the_digest_names_the_model_and_not_what_was_measured() {
     let base = digest("", "");
     assert_eq!(
         hex::encode(base),
-        "6f1d75d4509c5df127a04778109ba72868a13505b2ecc04e87292a9fbc0d0481",
+        "9d0dfc4b397be69dbc3f8b65144d241ed935164f8795660cf7b0ae17f7aaacca",
         "an approved model would need to be approved again"
     );
     assert_eq!(base, digest("cost_us = 900", "cost_us = 1200.5"));
     assert_eq!(base, digest("quality = 0.9900", "quality = 1"));
+    assert_eq!(base, digest("distance = 0", "distance = 0.5"));
     for (from, to) in [
         ("1.0.0", "1.0.1"),
         ("\"blade\"", "\"sword\""),
         ("[3, 1]", "[3, 2]"),
-        ("exact = false", "exact = true"),
+        ("tolerance = 0.25", "tolerance = 0.2500000001"),
+        ("tolerance = 0.25", "tolerance = 0"),
+        ("float32", "int8"),
         ("other_value = \"wood\"", "other_value = \"gold\""),
         ("latent_length = 16", "latent_length = 8"),
         ("seed = 7", "seed = 8"),
@@ -157,7 +164,7 @@ fn unknown_keys_are_refused_wherever_they_are() {
     for (from, to) in [
         ("seed = 7", "seed = 7\ncolour = 1"),
         ("weights = [3, 1]", "weights = [3, 1]\nrare = true"),
-        ("exact = false", "exact = false\nint8 = true"),
+        ("exact = false", "exact = false\nint4 = true"),
         (
             "other_value = \"wood\"",
             "other_value = \"wood\"\nwhy = \"\"",
@@ -174,8 +181,12 @@ fn unknown_keys_are_refused_wherever_they_are() {
 
 #[test]
 fn another_format_is_told_apart_from_a_broken_file() {
-    let error = load(|text| text.replace("format = 1", "format = 2\nnew_key = 1")).unwrap_err();
-    assert!(matches!(error, ManifestError::Format { found: 2, .. }));
+    for (format, advice) in [(1, "make the manifest again"), (3, "use a newer build")] {
+        let other = format!("format = {format}\nnew_key = 1");
+        let error = load(|text| text.replace("format = 2", &other)).unwrap_err();
+        assert!(matches!(error, ManifestError::Format { found, .. } if found == format));
+        assert!(error.to_string().contains(advice), "{error}");
+    }
     assert!(matches!(
         load(|_| "format = ".into()),
         Err(ManifestError::Parse { .. })
@@ -204,11 +215,32 @@ fn values_out_of_bounds_are_refused_with_their_key() {
             "variants[0].file",
         ),
         ("file = \"model.onnx\"", "file = \"..\"", "variants[0].file"),
+        ("sha256 = \"", "sha256 = \"0", "variants[0].sha256"),
+        ("bytes = ", "bytes = 99999999", "variants[0].bytes"),
         (
             "exact = false",
-            "exact = false\ncost_us = 1\nquality = 1\nbytes = 1\n[[variants]]\nname = \"second\"\nfile = \"model.onnx\"\nsha256 = \"00\"\nexact = true",
-            "variants[1].sha256",
+            "exact = true",
+            "variants[0].backend_tolerance",
         ),
+        (
+            "tolerance = 0.25",
+            "tolerance = inf",
+            "variants[0].backend_tolerance",
+        ),
+        (
+            "tolerance = 0.25",
+            "tolerance = -0.1",
+            "variants[0].backend_tolerance",
+        ),
+        (
+            "tolerance = 0.25",
+            "tolerance = 200",
+            "variants[0].backend_tolerance",
+        ),
+        ("distance = 0", "distance = nan", "variants[0].distance"),
+        ("distance = 0", "distance = -1", "variants[0].distance"),
+        ("quality = 0.9900", "quality = 1.5", "variants[0].quality"),
+        ("ladder = true", "ladder = false", "variants.full.ladder"),
         ("quality = 0.9900", "quality = nan", "variants[0].quality"),
         ("cost_us = 900", "cost_us = -1", "variants[0].cost_us"),
         ("weights = [3, 1]", "weights = [3]", "traits[0]"),
@@ -238,15 +270,120 @@ fn a_manifest_over_its_bound_is_not_read() {
     assert!(matches!(error, ManifestError::TooLarge { .. }));
 }
 
+const LIMITS: &str = "
+[auditor]
+accept_below_ppm = 8
+reject_above_ppm = 9
+near_duplicate_ppm = 250000
+drift_window = 256
+drift_alarm_ppm = 500000
+";
+
+fn reference() -> String {
+    let row = |value: &str| vec![value; EMBEDDING_LENGTH].join(", ");
+    format!(
+        "[reference]\nmean = [{}]\ndeviation = [{}]\n",
+        row("-0.5"),
+        row("2")
+    )
+}
+
+fn auditor(tables: &str) -> Result<Manifest, ManifestError> {
+    load(|text| {
+        text.replace("role = \"generator\"", "role = \"auditor\"")
+            .replace("ladder = true", "ladder = false")
+            + tables
+    })
+}
+
 #[test]
-fn an_auditor_needs_thresholds_that_make_sense() {
-    let auditor = |limits: &str| {
-        load(|text| text.replace("role = \"generator\"", "role = \"auditor\"") + limits)
-    };
-    assert!(matches!(auditor(""), Err(ManifestError::Value { .. })));
-    assert!(matches!(
-        auditor("\n[auditor]\naccept_below_ppm = 9\nreject_above_ppm = 8\n"),
-        Err(ManifestError::Value { .. })
-    ));
-    assert!(auditor("\n[auditor]\naccept_below_ppm = 8\nreject_above_ppm = 9\n").is_ok());
+fn an_auditor_brings_its_thresholds_and_its_reference() {
+    let manifest = auditor(&(LIMITS.to_owned() + &reference())).unwrap();
+    let reference = manifest.reference.unwrap();
+    assert_eq!(
+        (reference.mean, reference.deviation),
+        ([-0.5; 32], [2.0; 32])
+    );
+    assert_eq!(manifest.auditor.unwrap().drift_window, 256);
+    let limits = LIMITS.replace("250000", "250001");
+    let other_limits = auditor(&(limits + &self::reference())).unwrap();
+    let other_reference =
+        auditor(&(LIMITS.to_owned() + &self::reference().replace("[2,", "[2.5,")));
+    assert_ne!(manifest.digest, other_limits.digest);
+    assert_ne!(manifest.digest, other_reference.unwrap().digest);
+}
+
+#[test]
+fn an_auditor_without_them_or_with_senseless_ones_is_refused_with_the_key() {
+    let whole = LIMITS.to_owned() + &reference();
+    for (from, to, key) in [
+        ("accept_below_ppm = 8", "accept_below_ppm = 10", "auditor"),
+        (
+            "reject_above_ppm = 9",
+            "reject_above_ppm = 1000001",
+            "auditor",
+        ),
+        ("ppm = 250000", "ppm = 0", "auditor.near_duplicate_ppm"),
+        (
+            "ppm = 500000",
+            "ppm = 4000000000",
+            "auditor.drift_alarm_ppm",
+        ),
+        ("window = 256", "window = 1", "auditor.drift_window"),
+        ("window = 256", "window = 65537", "auditor.drift_window"),
+        ("mean = [-0.5", "mean = [nan", "reference.mean[0]"),
+        ("mean = [-0.5,", "mean = [", "reference.mean"),
+        (
+            "deviation = [2,",
+            "deviation = [2, 2,",
+            "reference.deviation",
+        ),
+        (
+            "deviation = [2, 2,",
+            "deviation = [2, 0,",
+            "reference.deviation[1]",
+        ),
+        (
+            "deviation = [2, 2,",
+            "deviation = [2, inf,",
+            "reference.deviation[1]",
+        ),
+    ] {
+        let changed = whole.replace(from, to);
+        assert_ne!(changed, whole);
+        let error = auditor(&changed).unwrap_err();
+        assert!(
+            matches!(&error, ManifestError::Value { key: found, .. } if found == key),
+            "{to}: {error}"
+        );
+    }
+    for (tables, key) in [(reference(), "auditor"), (LIMITS.to_owned(), "reference")] {
+        let error = auditor(&tables).unwrap_err();
+        assert!(matches!(&error, ManifestError::Value { key: found, .. } if found == key));
+    }
+}
+
+#[test]
+fn a_generator_has_neither_thresholds_nor_a_reference_and_an_auditor_no_ladder() {
+    for (tables, key) in [(reference(), "reference"), (LIMITS.to_owned(), "auditor")] {
+        let error = load(|text| text + &tables).unwrap_err();
+        assert!(matches!(&error, ManifestError::Value { key: found, .. } if found == key));
+    }
+    let error = load(|text| text.replace("\"generator\"", "\"auditor\"") + LIMITS + &reference())
+        .unwrap_err();
+    assert!(
+        matches!(&error, ManifestError::Value { key, .. } if key == "variants[0].ladder"),
+        "{error}"
+    );
+}
+
+#[test]
+fn an_exact_default_needs_no_ladder() {
+    let manifest = load(|text| {
+        text.replace("ladder = true", "ladder = false")
+            .replace("exact = false", "exact = true")
+            .replace("tolerance = 0.25", "tolerance = 0")
+    })
+    .unwrap();
+    assert!(manifest.is_exact("full"));
 }

@@ -13,13 +13,12 @@ use ort::session::builder::GraphOptimizationLevel;
 use ort::value::{Outlet, TensorElementType, TensorRef};
 use thiserror::Error;
 
+pub use crate::manifest::EMBEDDING_LENGTH;
 use crate::manifest::{Manifest, ManifestError, Role};
 use crate::onnx_shape::with_batch;
 
 /// Environment variable with the full path of ONNX Runtime's shared library.
 pub const LIBRARY_VARIABLE: &str = "ORT_DYLIB_PATH";
-/// Values of the auditor's embedding.
-pub const EMBEDDING_LENGTH: usize = 32;
 /// Most images of one run. Larger requests are split by the callers.
 pub const BATCH_MOST: usize = 256;
 

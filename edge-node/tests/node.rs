@@ -472,9 +472,12 @@ fn relics() -> PathBuf {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn relics_arrive_as_what_their_lineage_says_and_a_share_is_spoiled_on_purpose() {
     let (bench, fake) = (Bench::new(), FakeEdge::start(1).await);
+    let manifest = Manifest::load(relics()).unwrap();
+    let exact = manifest.variants.iter().find(|variant| variant.exact);
+    let exact = exact.unwrap().name.clone();
     let config = NodeConfig {
         model_dir: relics(),
-        variant: Some("exact".into()),
+        variant: Some(exact.clone()),
         spoil_ppm: 250_000,
         ..bench.config(&fake, Some(60))
     };
@@ -482,18 +485,21 @@ async fn relics_arrive_as_what_their_lineage_says_and_a_share_is_spoiled_on_purp
     assert_each_once(&fake, 60);
     assert_eq!(
         (snapshot.acknowledged, snapshot.variant.as_str()),
-        (60, "exact")
+        (60, exact.as_str())
     );
     assert!(snapshot.generate_p50_us > 0 && snapshot.generate_p99_us >= snapshot.generate_p50_us);
 
-    let mut generator = Generator::load(relics(), "exact").unwrap();
+    let mut generator = Generator::load(relics(), exact.as_str()).unwrap();
     let rules = generator.manifest().trait_rules();
     let world = fake.world.lock().unwrap();
     let mut others = 0;
     for asset in &world.accepted {
         let lineage = asset.lineage.as_ref().unwrap();
         assert_eq!(lineage.model[..], generator.manifest().digest);
-        assert_eq!((lineage.variant.as_str(), asset.collection), ("exact", 5));
+        assert_eq!(
+            (lineage.variant.as_str(), asset.collection),
+            (exact.as_str(), 5)
+        );
         rules.allows(&asset.traits).unwrap();
         let request = GenerationRequest {
             seed: lineage.seed[..].try_into().unwrap(),

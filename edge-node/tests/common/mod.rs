@@ -278,7 +278,7 @@ pub fn tiny_auditor() -> Vec<u8> {
 pub fn write_folder(folder: &Path, role: &str, variants: &[(&str, &[u8])]) {
     let mut manifest = format!(
         r#"
-format = 1
+format = 2
 name = "tiny"
 version = "1"
 role = "{role}"
@@ -302,14 +302,32 @@ weights = [1, 1, 1]
         variants[0].0
     );
     if role == "auditor" {
+        let row = |value: &str| vec![value; 32].join(", ");
         manifest += "\n[auditor]\naccept_below_ppm = 200000\nreject_above_ppm = 800000\n";
+        manifest += "near_duplicate_ppm = 200000\ndrift_window = 256\ndrift_alarm_ppm = 800000\n";
+        let (mean, deviation) = (row("0"), row("1"));
+        manifest += &format!("\n[reference]\nmean = [{mean}]\ndeviation = [{deviation}]\n");
     }
     for (index, (name, bytes)) in variants.iter().enumerate() {
         let (sha256, length) = (hex::encode(Sha256::digest(bytes)), bytes.len());
         manifest += &format!(
-            "\n[[variants]]\nname = \"{name}\"\nfile = \"{name}.onnx\"\nsha256 = \"{sha256}\"\nexact = true\ncost_us = {}\nquality = {}\nbytes = {length}\n",
-            10 - index,
-            10 - index
+            r#"
+[[variants]]
+name = "{name}"
+file = "{name}.onnx"
+sha256 = "{sha256}"
+bytes = {length}
+exact = true
+ladder = {}
+precision = "float32"
+cost_us = {}
+quality = 0.{}
+distance = {index}
+backend_tolerance = 0
+"#,
+            role == "generator",
+            100 - index,
+            90 - index
         );
         std::fs::write(folder.join(format!("{name}.onnx")), bytes).unwrap();
     }

@@ -83,10 +83,6 @@ pub struct Rules {
     /// Below this confidence a contradicting reading is only noted, parts per million. The default 0 sends every
     /// contradiction to people; raise it for an auditor that is often wrong where it is unsure.
     pub unclear_below_ppm: u32,
-    /// Largest mean difference of a sample between an asset and the same lineage run again on a variant that is not
-    /// exact, thousandths of a step of 255. Two backends differ by rounding, which is far below one step on average;
-    /// another image of the same kind differs by tens of steps.
-    pub tolerance_milli: u32,
 }
 
 impl Default for Rules {
@@ -94,7 +90,6 @@ impl Default for Rules {
         Rules {
             sure_ppm: 900_000,
             unclear_below_ppm: 0,
-            tolerance_milli: 2_000,
         }
     }
 }
@@ -217,12 +212,7 @@ impl AgentsConfig {
                 expected: "0 to rules.sure_ppm",
             });
         }
-        within(
-            "rules.tolerance_milli",
-            self.rules.tolerance_milli.into(),
-            255_000,
-            "1 to 255,000",
-        )
+        Ok(())
     }
 }
 

@@ -312,7 +312,7 @@ impl Bench {
         };
         let traits = work.job.traits.as_slice();
         let made = oracle.regenerate(&work.job.lineage, traits, collection);
-        let finding = re_execution::judge(made, &work.job.content, pixels, &self.around.rules);
+        let finding = re_execution::judge(made, &work.job.content, pixels);
         self.around
             .figures
             .worked(AgentKind::ReExecution, 1, 1, start.elapsed());

@@ -159,6 +159,8 @@ impl Oracle for Models {
         };
         Ok(Regenerated::Image {
             exact: variant.exact,
+            // Between 0 and 127 steps, as the manifest was checked.
+            tolerance_milli: (variant.backend_tolerance * 1_000.0).round() as u32,
             width: manifest.image_width,
             height: manifest.image_height,
             rgb: asset.pixels,

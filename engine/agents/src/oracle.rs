@@ -58,6 +58,9 @@ pub enum Regenerated {
     Image {
         /// Whether the variant promises the same pixels on every backend.
         exact: bool,
+        /// For a variant that does not: the largest mean difference of a sample that its manifest allows, thousandths
+        /// of a step of 255.
+        tolerance_milli: u32,
         /// Width, pixels.
         width: u32,
         /// Height, pixels.

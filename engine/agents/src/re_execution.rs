@@ -5,7 +5,6 @@ use karat_proto::command::{AgentKind, Content, Finding};
 use karat_proto::limits::PPM;
 use karat_proto::{AssetId, Digest};
 
-use crate::config::Rules;
 use crate::findings::FindingCode;
 use crate::oracle::{OracleError, Regenerated};
 
@@ -25,7 +24,6 @@ pub(crate) fn judge(
     made: Result<Regenerated, OracleError>,
     content: &Content,
     pixels: &Pixels,
-    rules: &Rules,
 ) -> Finding {
     let (code, measure) = match made {
         Err(error) => {
@@ -37,6 +35,7 @@ pub(crate) fn judge(
         Ok(Regenerated::TraitsUnmapped) => (FindingCode::NotReexecutable, 3),
         Ok(Regenerated::Image {
             exact,
+            tolerance_milli,
             width,
             height,
             rgb,
@@ -63,7 +62,7 @@ pub(crate) fn judge(
                 } else {
                     u32::MAX
                 };
-                if difference <= rules.tolerance_milli {
+                if difference <= tolerance_milli {
                     (FindingCode::WithinTolerance, difference)
                 } else {
                     (FindingCode::BeyondTolerance, difference)
@@ -117,6 +116,7 @@ mod tests {
     fn made(exact: bool, rgb: Vec<u8>, png: &[u8]) -> Result<Regenerated, OracleError> {
         Ok(Regenerated::Image {
             exact,
+            tolerance_milli: 2_000,
             width: 2,
             height: 1,
             rgb,
@@ -139,6 +139,7 @@ mod tests {
         near[0] = 16;
         let larger = Ok(Regenerated::Image {
             exact: true,
+            tolerance_milli: 0,
             width: 3,
             height: 1,
             rgb: vec![10; 9],
@@ -184,7 +185,7 @@ mod tests {
             ),
         ];
         for (made, code, measure) in cases {
-            let finding = judge(made, &content, &pixels, &Rules::default());
+            let finding = judge(made, &content, &pixels);
             assert_eq!((finding.code, finding.measure), (code as u16, measure));
         }
     }

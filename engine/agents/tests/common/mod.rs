@@ -165,6 +165,7 @@ impl Oracle for Brush {
         let png = png_of(&rgb);
         Ok(Regenerated::Image {
             exact,
+            tolerance_milli: 2_000,
             width: SIDE,
             height: SIDE,
             rgb,
