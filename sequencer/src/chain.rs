@@ -25,7 +25,8 @@ pub enum Standing {
     Counts,
     /// It holds no command and raised the epoch.
     Marker,
-    /// Its leader had been replaced: it is skipped.
+    /// Its leader had been replaced, or it is the marker of one that began at the same time and came second: it is
+    /// skipped.
     Void,
 }
 
@@ -69,14 +70,6 @@ pub enum ChainError {
         expected: String,
         /// The block's realm.
         found: String,
-    },
-    /// A block without commands that does not raise the epoch.
-    #[error("block at sequence {first_sequence} is empty but does not raise the epoch {epoch}")]
-    EmptyBlock {
-        /// The block's first sequence.
-        first_sequence: u64,
-        /// The epoch seen before.
-        epoch: u64,
     },
 }
 
@@ -137,10 +130,9 @@ impl Chain {
         if count == 0 {
             let starts = self.realm.is_none() && self.head.is_none();
             if header.epoch == self.epoch && !starts {
-                return Err(ChainError::EmptyBlock {
-                    first_sequence,
-                    epoch: self.epoch,
-                });
+                // Two leaders that began at once chose the same epoch. The first marker has it; the other one's writer
+                // finds that out when it reads its marker back, and writes nothing else.
+                return Ok(Standing::Void);
             }
             self.epoch = header.epoch;
             self.realm.get_or_insert_with(|| header.realm.clone());

@@ -32,6 +32,8 @@ pub use block::{Block, BlockError, BlockHeader, EncodedBlock, Hash, IngressOffse
 pub use chain::{Chain, ChainError, Standing};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use log::journal::{Journal, JournalConfig, JournalError, read_blocks};
+#[cfg(feature = "kafka")]
+pub use log::kafka::{KafkaConfig, KafkaError, KafkaLog};
 pub use log::memory::{MemoryConfig, MemoryDisk, MemoryLog};
 pub use log::{
     BlockIterator, Log, LogError, LogReader, Positions, Progress, ReadError, Recovery, TornTail,

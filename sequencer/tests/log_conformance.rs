@@ -107,6 +107,43 @@ impl Harness for OnDisk {
     }
 }
 
+/// A topic of its own on a real broker. Two may have it open: who leads is decided in the log (`kafka.rs`).
+#[cfg(feature = "kafka")]
+struct OnKafka(karat_sequencer::KafkaConfig);
+
+#[cfg(feature = "kafka")]
+impl Harness for OnKafka {
+    fn new() -> Self {
+        Self(karat_sequencer::KafkaConfig {
+            block_bytes_max: BLOCK_BYTES_MAX,
+            ..common::kafka::config("conformance")
+        })
+    }
+
+    fn open(&self, failing: Failing) -> Result<(Box<dyn Log>, Recovery), String> {
+        use karat_sequencer::log::kafka::{KafkaFaults, KafkaStep};
+        let steps = AtomicU64::new(0);
+        let faults: KafkaFaults = Arc::new(move |step| {
+            let at = match (step, failing) {
+                (KafkaStep::Append, Failing::Append { at })
+                | (KafkaStep::Acknowledged, Failing::Flush { at }) => at,
+                _ => return Ok(()),
+            };
+            if steps.fetch_add(1, Ordering::SeqCst) + 1 >= at {
+                return Err(std::io::Error::other("injected failure"));
+            }
+            Ok(())
+        });
+        let config = karat_sequencer::KafkaConfig {
+            faults: Some(faults),
+            ..self.0.clone()
+        };
+        let (log, recovery) =
+            karat_sequencer::KafkaLog::open(config).map_err(|error| error.to_string())?;
+        Ok((Box::new(log), recovery))
+    }
+}
+
 fn append_all(log: &mut dyn Log, chained: &mut Chained, count: u64) -> Vec<Block> {
     let mut blocks = Vec::new();
     for index in 0..count {
@@ -388,6 +425,18 @@ fn a_reader_beside_the_writer_sees_a_prefix(harness: impl Harness) {
 }
 
 macro_rules! conformance {
+    ($($name:ident),* ; $($exclusive:ident),* $(,)?) => {
+        embedded!($($name,)* $($exclusive,)*);
+        #[cfg(feature = "kafka")]
+        mod kafka { $(#[test] fn $name() {
+            if super::common::kafka::is_there() {
+                super::$name(<super::OnKafka as super::Harness>::new());
+            }
+        })* }
+    };
+}
+
+macro_rules! embedded {
     ($($name:ident),* $(,)?) => {
         mod memory { $(#[test] fn $name() { super::$name(<super::InMemory as super::Harness>::new()); })* }
         mod memory_acknowledging_late { $(#[test] fn $name() { super::$name(<super::LateInMemory as super::Harness>::new()); })* }
@@ -403,9 +452,9 @@ conformance!(
     a_block_out_of_order_changes_nothing,
     a_block_that_is_too_large_changes_nothing,
     closing_makes_everything_durable_and_refuses_the_rest,
-    only_one_at_a_time_may_have_it_open,
     a_failed_flush_poisons_with_its_cause,
     a_failed_append_poisons_and_loses_nothing_durable,
     an_epoch_marker_counts_as_a_block_and_reads_back,
-    a_reader_beside_the_writer_sees_a_prefix,
+    a_reader_beside_the_writer_sees_a_prefix;
+    only_one_at_a_time_may_have_it_open,
 );

@@ -204,7 +204,13 @@ fn a_gap_a_wrong_parent_and_falling_time_stop_a_replay() {
     );
     let error = break_one(&|block| block.bodies.clear());
     assert!(
-        matches!(error, ReplayError::Chain(ChainError::EmptyBlock { .. })),
+        matches!(
+            error,
+            ReplayError::Chain(ChainError::Sequence {
+                expected: 3,
+                found: 6
+            })
+        ),
         "{error}"
     );
     let error = break_one(&|block| block.bodies[1] = Bytes::from_static(b"undecodable"));
@@ -222,6 +228,21 @@ fn a_changed_body_breaks_the_chain_behind_it() {
         run(&blocks, 1).1,
         Err(ReplayError::Chain(ChainError::Parent { first_sequence: 3 }))
     ));
+}
+
+#[test]
+fn of_two_markers_with_one_epoch_the_first_has_it_whether_the_second_links_or_not() {
+    let mut blocks = healthy();
+    let head = blocks[3].hash().unwrap();
+    // This one has not read the last block, the next one has: only its place in the log decides.
+    let first = block(2, 6, &blocks[2].hash().unwrap(), 11, 0);
+    let second = block(2, 10, &head, 12, 0);
+    let own = block(2, 10, &head, 12, 1);
+    blocks.extend([first, second, own]);
+    let (machine, summary) = run(&blocks, 1);
+    let summary = summary.unwrap();
+    assert_eq!((summary.markers, summary.void), (2, 1));
+    assert_eq!(machine.applied.len(), 10);
 }
 
 #[test]

@@ -8,6 +8,8 @@ use crate::chain::{Chain, ChainError};
 
 mod flusher;
 pub mod journal;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 pub mod memory;
 mod progress;
 

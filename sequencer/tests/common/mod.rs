@@ -1,6 +1,9 @@
 //! What the sequencer's tests share: a machine that remembers, and short ways to build blocks and submissions.
 #![allow(dead_code, missing_docs, clippy::unwrap_used)] // Each test file uses its own part.
 
+#[cfg(feature = "kafka")]
+pub mod kafka;
+
 use std::sync::mpsc;
 use std::time::Duration;
 

@@ -1,0 +1,320 @@
+//! The broker's acknowledgements: they move the log's positions, and show whether another leader has begun.
+//!
+//! One producer alone on a partition gets dense offsets. An offset that is not the next one, or none at all, is never
+//! interpreted: the topic is read there, and what is found decides. A late block of a replaced leader, which is void for
+//! every reader, changes nothing; a higher epoch before one of our blocks ends this leader.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rdkafka::ClientContext;
+use rdkafka::message::Message;
+use rdkafka::producer::{DeliveryResult, ProducerContext};
+
+use super::config::KafkaStep;
+use super::reading::{Topic, decode};
+use crate::block::Hash;
+use crate::log::flusher::{FlushTarget, Flusher};
+use crate::log::{LogError, Progress, ReadError};
+
+/// How long a question for the end of the topic may take while nothing is in flight.
+const QUIET_QUESTION: Duration = Duration::from_millis(500);
+
+/// A block that the broker has not acknowledged.
+pub(super) struct InFlight {
+    pub(super) number: u64,
+    pub(super) first_sequence: u64,
+    pub(super) last_sequence: u64,
+    pub(super) epoch: u64,
+    pub(super) hash: Hash,
+    pub(super) sent: Instant,
+}
+
+/// What a marker's writer is told: its offset, if the broker named one.
+pub(super) type MarkerAnswer = Result<Option<i64>, String>;
+
+pub(super) struct State {
+    /// The offset that the next acknowledgement should name.
+    pub(super) expected: i64,
+    pub(super) in_flight: VecDeque<InFlight>,
+    /// Blocks handed to the producer, since opening.
+    pub(super) appended: u64,
+    acknowledged: u64,
+    /// The epoch of the last block acknowledged; 0 before this leader wrote anything.
+    pub(super) epoch: u64,
+    /// The message in flight is a new leader's marker, and this is who waits for it.
+    pub(super) marker: Option<Sender<MarkerAnswer>>,
+    pub(super) flusher: Option<Flusher>,
+}
+
+/// Takes the acknowledgements, on the thread that polls the producer.
+pub(super) struct Deliveries {
+    pub(super) topic: Arc<Topic>,
+    pub(super) progress: Arc<Progress>,
+    pub(super) state: Mutex<State>,
+}
+
+impl Deliveries {
+    pub(super) fn new(
+        topic: Arc<Topic>,
+        progress: Arc<Progress>,
+        expected: i64,
+        flusher: Option<Flusher>,
+    ) -> Self {
+        let state = State {
+            expected,
+            in_flight: VecDeque::new(),
+            appended: 0,
+            acknowledged: 0,
+            epoch: 0,
+            marker: None,
+            flusher,
+        };
+        Self {
+            topic,
+            progress,
+            state: Mutex::new(state),
+        }
+    }
+
+    /// The broker's answer to the message with this number: its offset, `None` if it named none.
+    fn answered(&self, number: u64, answer: Result<Option<i64>, String>) {
+        let mut state = self.state.lock();
+        if let Some(waiting) = state.marker.take() {
+            let _ = waiting.send(answer);
+            return;
+        }
+        if self.progress.is_poisoned() {
+            state.in_flight.pop_front();
+            return;
+        }
+        if let Err(cause) = self.take(&mut state, number, answer) {
+            self.step_down(&mut state, cause);
+        }
+    }
+
+    fn take(
+        &self,
+        state: &mut State,
+        number: u64,
+        answer: Result<Option<i64>, String>,
+    ) -> Result<(), LogError> {
+        let Some(front) = state.in_flight.front() else {
+            return Ok(());
+        };
+        let first_sequence = front.first_sequence;
+        let unsettled = |reason: String| LogError::Append {
+            first_sequence,
+            target: self.topic.config.target(),
+            source: Arc::new(std::io::Error::other(format!(
+                "{reason}; whether the block is in the log is settled by reading it at the next start"
+            ))),
+        };
+        if front.number != number {
+            let expected = front.number;
+            return Err(unsettled(format!(
+                "the broker answered block {number} before block {expected}"
+            )));
+        }
+        let offset = match answer.map_err(unsettled)? {
+            Some(offset) if offset == state.expected => offset,
+            other => self.settle(state, other)?,
+        };
+        if let Some(faults) = &self.topic.config.faults {
+            faults(KafkaStep::Acknowledged).map_err(|source| LogError::Flush {
+                target: self.topic.config.target(),
+                source: Arc::new(source),
+            })?;
+        }
+        state.expected = offset + 1;
+        let Some(block) = state.in_flight.pop_front() else {
+            return Ok(());
+        };
+        state.epoch = block.epoch;
+        state.acknowledged += 1;
+        if block.last_sequence >= block.first_sequence {
+            self.topic
+                .index
+                .note(block.first_sequence, block.epoch, offset);
+        } else {
+            self.topic.index.note_epoch(block.epoch, offset);
+        }
+        let (sequence, blocks) = (block.last_sequence, state.acknowledged);
+        match &state.flusher {
+            // What the block refers to has to be durable as well.
+            Some(flusher) => {
+                flusher.kick(FlushTarget { sequence, blocks });
+                self.progress.publish_appended(sequence, blocks);
+            }
+            None => {
+                self.progress.flush_times.record(block.sent.elapsed());
+                self.progress.publish_durable(sequence, blocks);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what lies between the offset that was expected and the oldest block in flight; returns the block's offset.
+    fn settle(&self, state: &State, named: Option<i64>) -> Result<i64, LogError> {
+        let config = &self.topic.config;
+        let expected = state.expected;
+        if let Some(offset) = named
+            && offset < expected
+        {
+            return Err(LogError::Overtaken {
+                reason: format!(
+                    "{} acknowledged offset {offset} where {expected} was next: it was cut or made again under this leader",
+                    config.target()
+                ),
+            });
+        }
+        let end = match named {
+            Some(offset) => offset + 1,
+            None => {
+                self.topic
+                    .watermarks(config.read_wait_max)
+                    .map_err(|error| self.unread(error))?
+                    .1
+            }
+        };
+        let Some(front) = state.in_flight.front() else {
+            return Ok(expected);
+        };
+        match self.read_foreign(expected, end, front.epoch, Some(&front.hash))? {
+            Some(offset) => Ok(offset),
+            None => Err(LogError::Overtaken {
+                reason: format!(
+                    "{} acknowledged a block and does not have it between offsets {expected} and {end}",
+                    config.target()
+                ),
+            }),
+        }
+    }
+
+    /// Looks for `wanted` from `from` on; what comes before it must be void, or this leader has been overtaken.
+    fn read_foreign(
+        &self,
+        from: i64,
+        end: i64,
+        epoch: u64,
+        wanted: Option<&Hash>,
+    ) -> Result<Option<i64>, LogError> {
+        let config = &self.topic.config;
+        for found in self
+            .topic
+            .messages(from, end)
+            .map_err(|error| self.unread(error))?
+        {
+            let found = found.map_err(|error| self.unread(error))?;
+            let offset = found.offset;
+            let Some(bytes) = found.bytes else {
+                tracing::warn!(topic = %config.topic, offset, "a message that is no block lies in the log's topic; it is passed over");
+                continue;
+            };
+            if wanted.is_some_and(|wanted| blake3::hash(&bytes).as_bytes() == wanted) {
+                return Ok(Some(offset));
+            }
+            let block =
+                decode(&config.target(), offset, &bytes).map_err(|error| self.unread(error))?;
+            let found_epoch = block.header.epoch;
+            let fences = found_epoch > epoch || (found_epoch == epoch && !block.bodies.is_empty());
+            if fences {
+                return Err(LogError::Overtaken {
+                    reason: format!(
+                        "a leader with epoch {found_epoch} wrote at offset {offset} of {}, this one has epoch {epoch}; nothing after that offset counts, and nothing more is released",
+                        config.target()
+                    ),
+                });
+            }
+            tracing::warn!(topic = %config.topic, offset, epoch = found_epoch, "a replaced leader wrote a block; it is void");
+        }
+        Ok(None)
+    }
+
+    fn unread(&self, error: ReadError) -> LogError {
+        LogError::Flush {
+            target: self.topic.config.target(),
+            source: Arc::new(std::io::Error::other(format!(
+                "what was acknowledged could not be settled by reading: {error}"
+            ))),
+        }
+    }
+
+    /// While nothing is in flight: whether somebody else wrote. Called now and then by the polling thread.
+    pub(super) fn look_for_another_leader(&self) {
+        let (from, epoch) = {
+            let state = self.state.lock();
+            if !state.in_flight.is_empty() || state.marker.is_some() || state.epoch == 0 {
+                return;
+            }
+            (state.expected, state.epoch)
+        };
+        // An unreachable broker is noticed by whoever appends.
+        let Ok((_, end)) = self.topic.watermarks(QUIET_QUESTION) else {
+            return;
+        };
+        if end == from || self.state.lock().appended_beyond(from) {
+            return;
+        }
+        let looked = if end < from {
+            Err(LogError::Overtaken {
+                reason: format!(
+                    "{} ends at offset {end}, this leader has written up to {from}: it was cut or made again",
+                    self.topic.config.target()
+                ),
+            })
+        } else {
+            self.read_foreign(from, end, epoch, None)
+        };
+        let mut state = self.state.lock();
+        if state.appended_beyond(from) {
+            return;
+        }
+        match looked {
+            Ok(_) => state.expected = end,
+            Err(cause) => self.step_down(&mut state, cause),
+        }
+    }
+
+    /// The age of the oldest block in flight.
+    pub(super) fn oldest(&self) -> Option<Duration> {
+        let state = self.state.lock();
+        state.in_flight.front().map(|block| block.sent.elapsed())
+    }
+
+    /// Ends this leader: nothing more is acknowledged, released or sent.
+    pub(super) fn step_down(&self, state: &mut State, cause: LogError) {
+        tracing::error!(topic = %self.topic.config.topic, %cause, "this leader stops");
+        state.in_flight.clear();
+        self.progress.poison(cause);
+    }
+}
+
+impl State {
+    /// Whether something was sent since `expected` was read.
+    fn appended_beyond(&self, expected: i64) -> bool {
+        !self.in_flight.is_empty() || self.marker.is_some() || self.expected != expected
+    }
+}
+
+impl ClientContext for Deliveries {
+    fn error(&self, error: rdkafka::error::KafkaError, reason: &str) {
+        // The client goes on by itself; what it gives up comes as the answer to a block.
+        tracing::warn!(topic = %self.topic.config.topic, %error, reason, "Kafka");
+    }
+}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, number: usize) {
+        let answer = match result {
+            Ok(message) => Ok(Some(message.offset()).filter(|offset| *offset >= 0)),
+            Err((error, _)) => Err(error.to_string()),
+        };
+        self.answered(number as u64, answer);
+    }
+}

@@ -1,0 +1,459 @@
+//! The log on Apache Kafka: one partition is a realm's order, one message is one block.
+//!
+//! The producer is idempotent and waits for all in-sync copies, so that a block which the broker acknowledged is in the
+//! order once and durable. Several blocks are in flight; their order and the dense offsets of a lone producer are kept by
+//! the broker, and [`delivery`] checks them.
+//!
+//! Who leads is decided by the log alone. A new leader appends a marker with a higher epoch, reads up to it and begins
+//! there: [`KafkaLog::lead`]. Whatever a replaced leader still writes after that marker is void for every reader.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, PurgeConfig};
+
+use self::delivery::{Deliveries, InFlight, MarkerAnswer};
+use self::error::not_linked;
+use self::reading::{BLOCK_HEADER, MESSAGE_FORMAT, PARTITION, Topic, TopicReader, decode};
+use super::flusher::Flusher;
+use super::{Log, LogError, LogReader, Progress, Recovery};
+use crate::block::{BlockHeader, EncodedBlock};
+use crate::chain::{Chain, Standing};
+
+mod config;
+mod delivery;
+mod error;
+mod index;
+mod reading;
+mod topic;
+
+pub use config::{KafkaConfig, KafkaFaults, KafkaStep};
+pub use error::KafkaError;
+
+/// How long the polling thread waits for an answer before it looks whether it should end.
+const POLL: Duration = Duration::from_millis(50);
+/// How often a quiet leader looks whether another one has begun.
+const QUIET_LOOK: Duration = Duration::from_secs(1);
+/// How long a log that is dropped without being closed waits for what is in flight.
+const DROP_WAIT: Duration = Duration::from_secs(10);
+
+/// A log on Kafka that is open for appending.
+pub struct KafkaLog {
+    topic: Arc<Topic>,
+    progress: Arc<Progress>,
+    producer: Arc<BaseProducer<Deliveries>>,
+    deliveries: Arc<Deliveries>,
+    next_sequence: u64,
+    closed: bool,
+    stop: Arc<AtomicBool>,
+    polling: Option<JoinHandle<()>>,
+}
+
+/// What a topic was found to hold.
+struct Scan {
+    chain: Chain,
+    blocks: u64,
+    /// The offset at which reading goes on.
+    next_offset: i64,
+}
+
+impl Scan {
+    fn recovery(&self) -> Recovery {
+        Recovery::from_chain(&self.chain, self.blocks, None)
+    }
+}
+
+impl KafkaLog {
+    /// Opens a topic, which is made if it is not there, and reads all of it. Waits for the brokers at most the configured
+    /// time. It leads nobody: use it where one writer is certain, otherwise [`lead`](Self::lead).
+    pub fn open(config: KafkaConfig) -> Result<(Self, Recovery), KafkaError> {
+        let (log, scan) = Self::open_scanned(config)?;
+        Ok((log, scan.recovery()))
+    }
+
+    /// As [`open`](Self::open), and takes over: whoever wrote before writes nothing that counts any more.
+    ///
+    /// Appends a marker with the next epoch, reads up to it, and returns what the log holds there; `epoch` of the recovery
+    /// is this leader's own. Of several that do so at once exactly one succeeds at a time; the others get
+    /// [`LogError::Overtaken`].
+    pub fn lead(
+        config: KafkaConfig,
+        realm: &str,
+        now_ms: u64,
+    ) -> Result<(Self, Recovery), KafkaError> {
+        let (mut log, mut scan) = Self::open_scanned(config)?;
+        if let Some(found) = scan.chain.realm().filter(|found| *found != realm) {
+            return Err(KafkaError::Realm {
+                target: log.topic.config.target(),
+                realm: realm.to_owned(),
+                found: found.to_owned(),
+            });
+        }
+        log.take_over(&mut scan, realm, now_ms)?;
+        Ok((log, scan.recovery()))
+    }
+
+    /// Reads all of a topic that is there, to check it or to follow it, and writes nothing.
+    pub fn read_only(config: KafkaConfig) -> Result<(Arc<dyn LogReader>, Recovery), KafkaError> {
+        topic::ensure(&config, false)?;
+        let topic = Topic::new(config);
+        let scan = scan(&topic)?;
+        Ok((Arc::new(TopicReader { topic }), scan.recovery()))
+    }
+
+    fn open_scanned(config: KafkaConfig) -> Result<(Self, Scan), KafkaError> {
+        topic::ensure(&config, true)?;
+        let topic = Topic::new(config);
+        let scan = scan(&topic)?;
+        let last_sequence = scan.chain.last_sequence();
+        let progress = Progress::new(last_sequence);
+        let thread_error = |source| KafkaError::Thread {
+            target: topic.config.target(),
+            source,
+        };
+        let flusher = match topic.config.pre_flush.clone() {
+            None => None,
+            Some(pre_flush) => {
+                let target = topic.config.target();
+                let flush = move |_| {
+                    pre_flush().map_err(|source| LogError::Flush {
+                        target: format!("what the blocks of {target} refer to"),
+                        source: Arc::new(source),
+                    })
+                };
+                let started = Flusher::start(Arc::clone(&progress), flush);
+                Some(started.map_err(thread_error)?)
+            }
+        };
+        let deliveries = Deliveries::new(
+            Arc::clone(&topic),
+            Arc::clone(&progress),
+            scan.next_offset,
+            flusher,
+        );
+        let producer: BaseProducer<Deliveries> = topic
+            .config
+            .producer()
+            .create_with_context(deliveries)
+            .map_err(|source| KafkaError::Client {
+                brokers: topic.config.brokers.clone(),
+                source,
+            })?;
+        let deliveries = Arc::clone(producer.context());
+        let producer = Arc::new(producer);
+        let stop = Arc::new(AtomicBool::new(false));
+        let polling = std::thread::Builder::new()
+            .name("karat-kafka".to_owned())
+            .spawn({
+                let producer = Arc::clone(&producer);
+                let stop = Arc::clone(&stop);
+                move || poll(&producer, &stop)
+            })
+            .map_err(thread_error)?;
+        let log = Self {
+            topic,
+            progress,
+            producer,
+            deliveries,
+            next_sequence: last_sequence + 1,
+            closed: false,
+            stop,
+            polling: Some(polling),
+        };
+        Ok((log, scan))
+    }
+
+    fn take_over(&mut self, scan: &mut Scan, realm: &str, now_ms: u64) -> Result<(), KafkaError> {
+        let config = &self.topic.config;
+        let epoch = scan.chain.epoch() + 1;
+        let mut marker = EncodedBlock::new();
+        let header = BlockHeader {
+            realm: realm.to_owned(),
+            epoch,
+            first_sequence: scan.chain.last_sequence() + 1,
+            time_ms: now_ms.max(scan.chain.time_ms()),
+            parent: scan.chain.head(),
+            ingress: Vec::new(),
+        };
+        marker
+            .begin(&header, 0)
+            .and_then(|()| marker.finish())
+            .map_err(|error| LogError::Halted {
+                reason: error.to_string(),
+            })?;
+        let failed = |reason: String| KafkaError::Broker {
+            action: "append the new leader's marker to",
+            target: config.target(),
+            reason,
+        };
+        // The first message also takes the producer's id from the broker, so no client waits for that.
+        let (sender, receiver) = mpsc::channel::<MarkerAnswer>();
+        self.deliveries.state.lock().marker = Some(sender);
+        self.send(&marker, 0).map_err(failed)?;
+        let named = match receiver.recv_timeout(config.open_wait_max) {
+            Ok(answer) => answer.map_err(failed)?,
+            Err(_) => {
+                let waited_ms = config.open_wait_max.as_millis();
+                return Err(failed(format!("no answer within {waited_ms} ms")));
+            }
+        };
+        // Whatever came before the marker counts, so it is read before anything is built on it.
+        let end = match named {
+            Some(offset) => offset + 1,
+            None => self.topic.watermarks(config.read_wait_max)?.1,
+        };
+        let mut place = None;
+        for found in self.topic.messages(scan.next_offset, end)? {
+            let found = found?;
+            scan.next_offset = found.offset + 1;
+            let Some(bytes) = found.bytes else {
+                continue;
+            };
+            let standing = take_block(&self.topic, scan, found.offset, &bytes)?;
+            if *blake3::hash(&bytes).as_bytes() == *marker.hash() {
+                place = Some((found.offset, standing));
+                break;
+            }
+        }
+        match place {
+            Some((_, Standing::Marker)) => {}
+            Some((offset, _)) => {
+                let reason = format!(
+                    "epoch {} began before this leader's marker at offset {offset} of {}: two began at once, and the other one leads",
+                    scan.chain.epoch(),
+                    config.target()
+                );
+                let overtaken = LogError::Overtaken { reason };
+                return Err(self.progress.poison(overtaken).into());
+            }
+            None => {
+                return Err(failed(
+                    "it was acknowledged and is not in the topic".to_owned(),
+                ));
+            }
+        }
+        let last_sequence = scan.chain.last_sequence();
+        self.next_sequence = last_sequence + 1;
+        let mut state = self.deliveries.state.lock();
+        state.expected = scan.next_offset;
+        state.epoch = epoch;
+        drop(state);
+        self.progress.publish_durable(last_sequence, 0);
+        Ok(())
+    }
+
+    fn send(&self, block: &EncodedBlock, number: u64) -> Result<(), String> {
+        let header = Header {
+            key: BLOCK_HEADER,
+            value: Some(MESSAGE_FORMAT),
+        };
+        let record: BaseRecord<'_, (), [u8], usize> =
+            BaseRecord::with_opaque_to(&self.topic.config.topic, number as usize)
+                .partition(PARTITION)
+                .payload(block.bytes())
+                .headers(OwnedHeaders::new_with_capacity(1).insert(header));
+        self.producer
+            .send(record)
+            .map_err(|(error, _)| error.to_string())
+    }
+
+    /// Waits until everything handed to the producer is acknowledged; whether it is.
+    fn drain(&self, wait_max: Duration) -> bool {
+        let appended = self.deliveries.state.lock().appended;
+        let deadline = Instant::now() + wait_max;
+        self.progress.wait_until(Some(deadline), |progress| {
+            progress.blocks().appended >= appended || progress.is_poisoned()
+        })
+    }
+
+    fn end_polling(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        if let Some(polling) = self.polling.take() {
+            // A panic of the thread was its own report; there is nobody to hand it to here.
+            let _ = polling.join();
+        }
+    }
+}
+
+impl Log for KafkaLog {
+    fn append(&mut self, block: &EncodedBlock) -> Result<(), LogError> {
+        self.progress.refuse_if_poisoned()?;
+        if self.closed {
+            return Err(LogError::Closed);
+        }
+        let (first_sequence, bytes) = (block.first_sequence(), block.bytes().len());
+        if first_sequence != self.next_sequence {
+            return Err(LogError::OutOfOrder {
+                expected: self.next_sequence,
+                found: first_sequence,
+            });
+        }
+        let bytes_max = self.topic.config.block_bytes_max;
+        if bytes > bytes_max {
+            return Err(LogError::TooLarge {
+                first_sequence,
+                bytes,
+                bytes_max,
+            });
+        }
+        let failed = |source| {
+            self.progress.poison(LogError::Append {
+                first_sequence,
+                target: self.topic.config.target(),
+                source: Arc::new(source),
+            })
+        };
+        if let Some(faults) = &self.topic.config.faults {
+            faults(KafkaStep::Append).map_err(failed)?;
+        }
+        // Held over the call, so that the answer finds the block; the call itself never waits.
+        let mut state = self.deliveries.state.lock();
+        let number = state.appended + 1;
+        state.in_flight.push_back(InFlight {
+            number,
+            first_sequence,
+            last_sequence: block.last_sequence(),
+            epoch: block.epoch(),
+            hash: *block.hash(),
+            sent: Instant::now(),
+        });
+        if let Err(reason) = self.send(block, number) {
+            state.in_flight.pop_back();
+            drop(state);
+            return Err(failed(std::io::Error::other(reason)));
+        }
+        state.appended = number;
+        drop(state);
+        self.next_sequence = block.last_sequence() + 1;
+        Ok(())
+    }
+
+    fn progress(&self) -> Arc<Progress> {
+        Arc::clone(&self.progress)
+    }
+
+    fn reader(&self) -> Arc<dyn LogReader> {
+        Arc::new(TopicReader {
+            topic: Arc::clone(&self.topic),
+        })
+    }
+
+    fn block_bytes_max(&self) -> usize {
+        self.topic.config.block_bytes_max
+    }
+
+    fn close(&mut self, wait_max: Duration) -> Result<(), LogError> {
+        self.closed = true;
+        let deadline = Instant::now() + wait_max;
+        if !self.drain(wait_max) {
+            let waited_ms = u64::try_from(wait_max.as_millis()).unwrap_or(u64::MAX);
+            self.progress.poison(LogError::CloseTimeout { waited_ms });
+        }
+        let flusher = self.deliveries.state.lock().flusher.take();
+        if let Some(mut flusher) = flusher {
+            flusher.close(deadline.saturating_duration_since(Instant::now()))?;
+        }
+        self.end_polling();
+        self.progress.refuse_if_poisoned()
+    }
+}
+
+impl Drop for KafkaLog {
+    fn drop(&mut self) {
+        if !self.closed {
+            self.drain(DROP_WAIT);
+        }
+        self.end_polling();
+        self.deliveries.state.lock().flusher = None;
+    }
+}
+
+/// The thread that takes the broker's answers.
+fn poll(producer: &BaseProducer<Deliveries>, stop: &AtomicBool) {
+    let deliveries = Arc::clone(producer.context());
+    let wait_max = deliveries.topic.config.acknowledge_wait_max;
+    let mut looked = Instant::now();
+    let mut purged = false;
+    while !stop.load(Ordering::SeqCst) {
+        producer.poll(POLL);
+        if !purged && deliveries.oldest().is_some_and(|age| age > wait_max) {
+            let waited_ms = wait_max.as_millis();
+            let cause = LogError::Append {
+                first_sequence: deliveries.progress.positions().appended_seq + 1,
+                target: deliveries.topic.config.target(),
+                source: Arc::new(std::io::Error::other(format!(
+                    "not acknowledged within {waited_ms} ms; whether the block is in the log is settled by reading it at the next start"
+                ))),
+            };
+            deliveries.step_down(&mut deliveries.state.lock(), cause);
+        }
+        if !purged && deliveries.progress.is_poisoned() {
+            // What is not sent yet must not be sent any more.
+            producer.purge(PurgeConfig::default().queue().inflight());
+            purged = true;
+        }
+        if !purged && looked.elapsed() >= QUIET_LOOK {
+            looked = Instant::now();
+            deliveries.look_for_another_leader();
+        }
+    }
+}
+
+/// Reads everything that is there.
+fn scan(topic: &Arc<Topic>) -> Result<Scan, KafkaError> {
+    let (low, high) = topic.watermarks(topic.config.read_wait_max)?;
+    let mut scan = Scan {
+        // Retention took the head: the first block is believed, and a machine needs a snapshot to begin with.
+        chain: if low == 0 {
+            Chain::genesis()
+        } else {
+            Chain::unknown()
+        },
+        blocks: 0,
+        next_offset: low,
+    };
+    for found in topic.messages(low, high)? {
+        let found = found?;
+        scan.next_offset = found.offset + 1;
+        match found.bytes {
+            Some(bytes) => {
+                take_block(topic, &mut scan, found.offset, &bytes)?;
+            }
+            None => {
+                let (offset, topic) = (found.offset, &topic.config.topic);
+                tracing::warn!(%topic, offset, "a message that is no block lies in the log's topic; it is passed over");
+            }
+        }
+    }
+    scan.next_offset = scan.next_offset.max(high);
+    Ok(scan)
+}
+
+fn take_block(
+    topic: &Topic,
+    scan: &mut Scan,
+    offset: i64,
+    bytes: &bytes::Bytes,
+) -> Result<Standing, KafkaError> {
+    let target = topic.config.target();
+    let block = decode(&target, offset, bytes)?;
+    let hash = *blake3::hash(bytes).as_bytes();
+    let header = &block.header;
+    let standing = scan
+        .chain
+        .accept(header, &hash, block.bodies.len())
+        .map_err(|source| not_linked(&target, offset, source))?;
+    match standing {
+        Standing::Counts => topic
+            .index
+            .note(header.first_sequence, header.epoch, offset),
+        Standing::Marker => topic.index.note_epoch(header.epoch, offset),
+        Standing::Void => {}
+    }
+    scan.blocks += 1;
+    Ok(standing)
+}
