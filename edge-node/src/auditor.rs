@@ -124,9 +124,10 @@ impl Auditor {
         Ok(audits)
     }
 
-    /// Runs a single image and a full micro-batch, so that the first audit does not pay for it.
+    /// Runs a single image and as much of a micro-batch as the backend runs at once, so that the first audit does not
+    /// pay for it.
     pub fn warm_up(&mut self) -> Result<(), AuditorError> {
-        for count in [1, MICRO_BATCH_MOST] {
+        for count in [1, MICRO_BATCH_MOST.min(self.model.run_most())] {
             let blank = vec![0; count * self.manifest.pixel_bytes()];
             self.model.audit(count, &blank)?;
         }

@@ -1,7 +1,7 @@
 //! Assets from seeds and traits, in micro-batches.
 
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
@@ -192,32 +192,42 @@ impl Generator {
         Ok(assets)
     }
 
-    /// Runs a single image and a full micro-batch, so that the first asset does not pay for it.
+    /// Runs a single image and, where the backend runs more than one at a time, a full micro-batch, so that the first
+    /// asset does not pay for it.
     pub fn warm_up(&mut self) -> Result<(), GeneratorError> {
         self.run_blank(1)?;
-        self.run_blank(MICRO_BATCH_MOST)
+        if self.model.run_most() > 1 {
+            self.run_blank(MICRO_BATCH_MOST)?;
+        }
+        Ok(())
     }
 
     /// Measures this variant on this machine: the median cost of one asset, model and encoding, over `rounds`
-    /// micro-batches, after a round that is not counted.
-    pub fn probe(&mut self, rounds: usize) -> Result<Rung, GeneratorError> {
+    /// micro-batches, after one that is not counted. Ends early, with what it has, once `budget` is spent.
+    pub fn probe(&mut self, rounds: usize, budget: Duration) -> Result<Rung, GeneratorError> {
+        let began = Instant::now();
         self.run_blank(PROBE_BATCH)?;
         let mut costs_ns = Vec::new();
-        for _ in 0..rounds.max(1) {
+        while costs_ns.is_empty() || (costs_ns.len() < rounds && began.elapsed() < budget) {
             let start = Instant::now();
             self.run_blank(PROBE_BATCH)?;
             costs_ns.push(nanoseconds_since(start) / PROBE_BATCH as u64);
         }
         costs_ns.sort_unstable();
-        let quality = self
+        self.rung(costs_ns[costs_ns.len() / 2])
+    }
+
+    /// This variant as a rung of a ladder, at a measured cost of one asset in nanoseconds.
+    pub fn rung(&self, cost_ns: u64) -> Result<Rung, GeneratorError> {
+        let spec = self
             .manifest
             .variant(&self.variant)
-            .map_err(RuntimeError::from)?
-            .quality;
+            .map_err(RuntimeError::from)?;
         Ok(Rung {
-            variant: self.variant.clone(),
-            cost_ns: costs_ns[costs_ns.len() / 2],
-            quality,
+            variant: spec.name.clone(),
+            cost_ns,
+            quality: spec.quality,
+            distance: spec.distance,
         })
     }
 
@@ -263,11 +273,11 @@ impl Generator {
     }
 }
 
-/// Probes every variant of a model on this machine: the rungs of a [`crate::ladder::Ladder`].
+/// Probes every variant of a model on this machine, exact ones and others that are no rungs, too.
 pub fn probe_variants(manifest: &Manifest, rounds: usize) -> Result<Vec<Rung>, GeneratorError> {
     let names = manifest.variants.iter().map(|variant| &variant.name);
     names
-        .map(|name| Generator::from_manifest(manifest.clone(), name)?.probe(rounds))
+        .map(|name| Generator::from_manifest(manifest.clone(), name)?.probe(rounds, Duration::MAX))
         .collect()
 }
 

@@ -9,6 +9,9 @@ use thiserror::Error;
 /// Parts per million in one whole.
 pub const PPM: u64 = 1_000_000;
 
+/// How often the wait before a step up is doubled, at most: from 5 seconds to 80.
+pub const PATIENCE_MOST: u32 = 4;
+
 /// A ladder could not be built.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum LadderError {
@@ -41,7 +44,8 @@ pub struct LadderConfig {
     pub low_load_ppm: u64,
     /// How long the load must stay high before a step down.
     pub down_after_ms: u64,
-    /// How long there must be room before a step up. Longer than the way down, so that it does not swing.
+    /// How long there must be room before a step up. Longer than the way down, so that it does not swing. After a climb
+    /// that load undid soon, twice as long, at most [`PATIENCE_MOST`] times doubled.
     pub up_after_ms: u64,
     /// A rung is kept only if it costs at most this share of the rung above.
     pub worth_it_ppm: u64,
@@ -68,11 +72,24 @@ pub struct Rung {
     pub cost_ns: u64,
     /// Quality from the manifest; higher is better.
     pub quality: f64,
+    /// Perceptual distance to the best variant, from the manifest; lower is better.
+    pub distance: f64,
+}
+
+/// Which way a step goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// To a cheaper variant.
+    Down,
+    /// To a better one.
+    Up,
 }
 
 /// A change of variant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
+    /// Which way.
+    pub direction: Direction,
     /// The variant left.
     pub from: String,
     /// The variant taken.
@@ -88,15 +105,18 @@ pub struct Ladder {
     config: LadderConfig,
     high_since_ms: Option<u64>,
     room_since_ms: Option<u64>,
+    climbed_at_ms: Option<u64>,
+    /// Climbs in a row that load undid soon.
+    patience: u32,
     last_ms: u64,
 }
 
 impl Ladder {
-    /// Orders the rungs by quality and leaves out each one that is not clearly cheaper than the one above it.
-    /// Starts at `start`, or at the nearest better rung where `start` itself was left out.
+    /// Orders the rungs by distance, then quality, and leaves out those better than `best`, and each one that is not
+    /// clearly cheaper than the one above it. Starts at `best`, and never climbs above it.
     pub fn new(
         mut rungs: Vec<Rung>,
-        start: &str,
+        best: &str,
         config: LadderConfig,
     ) -> Result<Self, LadderError> {
         if config.low_load_ppm >= config.high_load_ppm {
@@ -114,25 +134,26 @@ impl Ladder {
         }
         // Name last, so that equal rungs have one order on every machine.
         rungs.sort_by(|a, b| {
-            b.quality
-                .total_cmp(&a.quality)
+            a.distance
+                .total_cmp(&b.distance)
+                .then(b.quality.total_cmp(&a.quality))
                 .then(a.cost_ns.cmp(&b.cost_ns))
                 .then_with(|| a.variant.cmp(&b.variant))
         });
-        let start_at = rungs
+        let best_at = rungs
             .iter()
-            .position(|rung| rung.variant == start)
+            .position(|rung| rung.variant == best)
             .ok_or_else(|| LadderError::UnknownVariant {
-                variant: start.to_owned(),
+                variant: best.to_owned(),
                 known: rungs
                     .iter()
                     .map(|rung| rung.variant.as_str())
                     .collect::<Vec<_>>()
                     .join(", "),
             })?;
-        let (mut kept, mut left_out): (Vec<Rung>, Vec<Rung>) = (Vec::new(), Vec::new());
-        let mut current = 0;
-        for (position, rung) in rungs.into_iter().enumerate() {
+        let mut left_out: Vec<Rung> = rungs.drain(..best_at).collect();
+        let mut kept: Vec<Rung> = Vec::new();
+        for rung in rungs {
             let worth_it = kept.last().is_none_or(|above| {
                 u128::from(rung.cost_ns) * u128::from(PPM)
                     <= u128::from(above.cost_ns) * u128::from(config.worth_it_ppm)
@@ -142,17 +163,16 @@ impl Ladder {
             } else {
                 left_out.push(rung)
             }
-            if position == start_at {
-                current = kept.len() - 1;
-            }
         }
         Ok(Self {
             rungs: kept,
             left_out,
-            current,
+            current: 0,
             config,
             high_since_ms: None,
             room_since_ms: None,
+            climbed_at_ms: None,
+            patience: 0,
             last_ms: 0,
         })
     }
@@ -167,7 +187,7 @@ impl Ladder {
         &self.rungs
     }
 
-    /// Variants that the probe found not worth stepping down to.
+    /// Variants better than the best one wanted, and those that the probe found not worth stepping down to.
     pub fn left_out(&self) -> &[Rung] {
         &self.left_out
     }
@@ -194,9 +214,20 @@ impl Ladder {
         if self.current + 1 < self.rungs.len()
             && lasted(self.high_since_ms, now_ms, self.config.down_after_ms)
         {
+            let soon_ms = 4 * self.config.up_after_ms.max(self.config.down_after_ms);
+            let undone = self
+                .climbed_at_ms
+                .is_some_and(|climbed_ms| now_ms - climbed_ms <= soon_ms);
+            self.patience = if undone {
+                (self.patience + 1).min(PATIENCE_MOST)
+            } else {
+                0
+            };
             return Some(self.step_to(self.current + 1));
         }
-        if self.current > 0 && lasted(self.room_since_ms, now_ms, self.config.up_after_ms) {
+        let up_after_ms = self.config.up_after_ms << self.patience;
+        if self.current > 0 && lasted(self.room_since_ms, now_ms, up_after_ms) {
+            self.climbed_at_ms = Some(now_ms);
             return Some(self.step_to(self.current - 1));
         }
         None
@@ -213,11 +244,17 @@ impl Ladder {
 
     fn step_to(&mut self, rung: usize) -> Step {
         let from = self.current().variant.clone();
+        let direction = if rung > self.current {
+            Direction::Down
+        } else {
+            Direction::Up
+        };
         self.current = rung;
         // The next step waits its full time again, on load seen with the new variant.
         self.high_since_ms = None;
         self.room_since_ms = None;
         Step {
+            direction,
             from,
             to: self.current().variant.clone(),
         }
@@ -239,6 +276,7 @@ mod tests {
             variant: variant.to_owned(),
             cost_ns,
             quality,
+            distance: 1.0 - quality,
         }
     }
 
@@ -266,10 +304,45 @@ mod tests {
     }
 
     #[test]
-    fn starting_on_a_rung_left_out_starts_on_the_better_one() {
-        let rungs = vec![rung("full", 400_000, 0.97), rung("int8", 1_200_000, 0.96)];
-        let ladder = Ladder::new(rungs, "int8", LadderConfig::default()).unwrap();
-        assert_eq!(ladder.current().variant, "full");
+    fn nothing_better_than_the_best_one_wanted_is_used() {
+        let rungs = three().rungs().to_vec();
+        let mut ladder = Ladder::new(rungs, "small", LadderConfig::default()).unwrap();
+        assert_eq!(ladder.left_out()[0].variant, "teacher");
+        assert!((0..500).all(|tick| ladder.observe(tick * 100, 0).is_none()));
+        assert_eq!(ladder.current().variant, "small");
+    }
+
+    #[test]
+    fn distance_decides_the_order_before_quality() {
+        let mut worse_read = rung("teacher", 900, 0.90);
+        worse_read.distance = 0.0;
+        let rungs = vec![rung("small", 400, 0.95), worse_read];
+        let ladder = Ladder::new(rungs, "teacher", LadderConfig::default()).unwrap();
+        assert_eq!(ladder.rungs()[1].variant, "small");
+    }
+
+    /// A probe that was wrong, or a neighbour that only shows under load: each climb is undone.
+    #[test]
+    fn climbs_that_are_undone_become_rarer_and_never_stop() {
+        let mut ladder = three();
+        let mut climbs_ms = Vec::new();
+        for now_ms in (0..600_000).step_by(100) {
+            let load_ppm = if ladder.current().variant == "teacher" {
+                2_000_000
+            } else {
+                10_000
+            };
+            if let Some(step) = ladder.observe(now_ms, load_ppm)
+                && step.to == "teacher"
+            {
+                climbs_ms.push(now_ms);
+            }
+        }
+        let pauses: Vec<u64> = climbs_ms.windows(2).map(|two| two[1] - two[0]).collect();
+        assert!(pauses.windows(2).all(|two| two[0] <= two[1]), "{pauses:?}");
+        assert!(pauses.len() > 6 && pauses.len() < 15, "{pauses:?}");
+        // Two rungs down from time to time, 80 s each, and what it takes to notice.
+        assert!(pauses.iter().all(|pause| *pause < 100_000), "{pauses:?}");
     }
 
     #[test]

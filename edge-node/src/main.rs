@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use karat_edge_node::generator::{GenerationRequest, Generator, MICRO_BATCH_MOST, probe_variants};
+use karat_edge_node::ladder::LadderConfig;
 use karat_edge_node::manifest::Manifest;
 use karat_edge_node::node::{self, NodeConfig, NodeFigures, NodeSnapshot};
 use karat_edge_node::rarity::TraitSolver;
@@ -83,9 +84,12 @@ struct RunArguments {
     /// The model's folder.
     #[arg(long)]
     model: PathBuf,
-    /// Variant of the model [default: the manifest's].
+    /// Variant that makes every asset [default: the ladder chooses under load].
     #[arg(long)]
     variant: Option<String>,
+    /// Best variant that the ladder may use; it starts there [default: the manifest's].
+    #[arg(long, conflicts_with = "variant")]
+    best_variant: Option<String>,
     /// Number of the collection to mint into.
     #[arg(long)]
     collection: u32,
@@ -110,6 +114,9 @@ struct RunArguments {
     /// Most assets of one micro-batch.
     #[arg(long, default_value_t = 8, value_parser = micro_batch)]
     micro_batch: usize,
+    /// Longest time that an asset which is due waits for more to fill its micro-batch.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=1_000))]
+    micro_batch_wait_ms: u64,
     /// Share of images to spoil on purpose, parts per million, so that agents have something to reject.
     #[arg(long, default_value_t = 0)]
     spoil_ppm: u32,
@@ -175,11 +182,14 @@ fn run(arguments: RunArguments) -> Result<(), Failure> {
         secret,
         model_dir: arguments.model,
         variant: arguments.variant,
+        best_variant: arguments.best_variant,
+        ladder: LadderConfig::default(),
         assets_a_second: arguments.rate,
         assets_max: arguments.assets,
         spool_dir: arguments.spool,
         spool_assets_max: arguments.spool_assets,
         micro_batch_max: arguments.micro_batch,
+        micro_batch_wait: Duration::from_millis(arguments.micro_batch_wait_ms),
         spoil_ppm: arguments.spoil_ppm,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -223,9 +233,14 @@ fn summary(figures: &NodeSnapshot) -> String {
             parts.collect::<Vec<_>>().join(", ")
         }
     };
+    let made_by = figures.made_by.iter();
+    let made_by: Vec<String> = made_by
+        .map(|(name, count)| format!("{name} {count}"))
+        .collect();
+    let made_by = made_by.join(", ");
     format!(
         "generated {} (spoiled {}), sent {}, accepted {}, accepted before {}, refused {refused}, waiting {}, reconnects {}; \
-         one asset p50 {} us, p99 {} us, variant {} on {}",
+         one asset p50 {} us, p99 {} us, variant {} on {}, steps {} down and {} up, made by {made_by}",
         figures.generated,
         figures.spoiled,
         figures.sent,
@@ -237,6 +252,8 @@ fn summary(figures: &NodeSnapshot) -> String {
         figures.generate_p99_us,
         figures.variant,
         figures.backend,
+        figures.steps_down,
+        figures.steps_up,
     )
 }
 

@@ -5,10 +5,13 @@
 //! engine gave credits for, and drops what has its final outcome. While the engine is away the first goes on until the
 //! spool is full; when it is back, everything without an outcome is sent again under the same command ids.
 //!
-//! The variant of the model is fixed for a run; [`crate::ladder`] is not used here.
+//! With a schedule to keep, generating steps down to a cheaper variant of the model under load and climbs back when there
+//! is room; each asset's lineage names the variant that made it.
 
 mod figures;
 mod generation;
+mod probes;
+mod rungs;
 mod shared;
 mod spoil;
 mod spool;
@@ -19,17 +22,20 @@ mod spool_tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use karat_proto::{Account, CollectionId, limits};
 use thiserror::Error;
 use tokio::sync::{oneshot, watch};
 
 use crate::generator::{GeneratorError, MICRO_BATCH_MOST};
+use crate::ladder::LadderConfig;
 use crate::rarity::RarityError;
 use crate::runtime::RuntimeError;
 use crate::seeds::Secret;
 
 pub use figures::{NodeFigures, NodeSnapshot};
+pub use probes::{FRESH_FOR, PROBES_FILE, PROBES_MOST, ProbeKey, Probes};
 pub use spool::{DEAD_BYTES_MAX, INDEXES_A_RESERVATION, Spool, SpoolError, SpooledAsset, mint_id};
 
 use shared::Shared;
@@ -38,6 +44,8 @@ use shared::Shared;
 pub const SPOOL_ASSETS_MOST: usize = 1_000_000;
 /// Highest rate that can be asked for, assets a second.
 pub const RATE_MOST: f64 = 1_000_000.0;
+/// Longest time that an asset can be asked to wait for company.
+pub const MICRO_BATCH_WAIT_MOST: Duration = Duration::from_secs(1);
 
 /// How a node runs.
 #[derive(Debug, Clone)]
@@ -54,8 +62,12 @@ pub struct NodeConfig {
     pub secret: Secret,
     /// The model's folder.
     pub model_dir: PathBuf,
-    /// Variant of the model; none takes the manifest's default.
+    /// The variant that makes every asset; none lets the ladder choose under load.
     pub variant: Option<String>,
+    /// The best variant that the ladder may use, and the one it starts with; none takes the manifest's default.
+    pub best_variant: Option<String>,
+    /// When the ladder steps down and up. It is used where no variant is pinned and there is a rate.
+    pub ladder: LadderConfig,
     /// Assets a second, by schedule; 0 for as fast as credits allow.
     pub assets_a_second: f64,
     /// The run ends after so many newly generated assets have their final outcome; none for no end.
@@ -66,6 +78,9 @@ pub struct NodeConfig {
     pub spool_assets_max: usize,
     /// Most assets of one micro-batch, 1 to [`MICRO_BATCH_MOST`].
     pub micro_batch_max: usize,
+    /// Longest time that an asset which is due is held back for more to fill its micro-batch, at most
+    /// [`MICRO_BATCH_WAIT_MOST`]; 0 takes what is due at once.
+    pub micro_batch_wait: Duration,
     /// Share of images spoiled on purpose, parts per million, so that a demonstration shows rejections; 0 for none.
     pub spoil_ppm: u32,
 }
@@ -144,6 +159,16 @@ impl NodeConfig {
             return refuse(
                 "micro_batch_max",
                 format!("must be 1 to {MICRO_BATCH_MOST}"),
+            );
+        }
+        if self.micro_batch_wait > MICRO_BATCH_WAIT_MOST {
+            let most_ms = MICRO_BATCH_WAIT_MOST.as_millis();
+            return refuse("micro_batch_wait", format!("must be 0 to {most_ms} ms"));
+        }
+        if self.variant.is_some() && self.best_variant.is_some() {
+            return refuse(
+                "best_variant",
+                "a pinned variant leaves nothing to choose; give one of the two".into(),
             );
         }
         if self.spoil_ppm > limits::PPM {

@@ -165,6 +165,12 @@ impl Backend {
     }
 }
 
+impl std::fmt::Display for Backend {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.kind.fmt(formatter)
+    }
+}
+
 impl BackendKind {
     fn name(&self) -> &'static str {
         match self {
@@ -306,6 +312,11 @@ impl Model {
                 manifest.image_width as usize,
             ],
         })
+    }
+
+    /// Most images that the backend runs at once; larger batches are cut.
+    pub fn run_most(&self) -> usize {
+        self.run_most
     }
 
     /// Runs a generator: one-hot traits and latents of `batch` assets in, their pixels out, image after image.

@@ -5,6 +5,8 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::{Size, Tiny, folder_with, tiny_auditor, tiny_generator, tiny_pixels, write_folder};
 use karat_edge_node::auditor::{Auditor, AuditorError};
 use karat_edge_node::generator::{
@@ -236,7 +238,7 @@ fn a_variant_that_cannot_be_loaded_leaves_the_present_one_in_use() {
         generator.generate(&requests(5)).unwrap()[0].pixels,
         before[0].pixels
     );
-    assert_eq!(generator.probe(3).unwrap().variant, "double");
+    assert_eq!(generator.probe(3, Duration::MAX).unwrap().variant, "double");
 }
 
 #[test]

@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Tiny, folder_with, tiny_generator};
+use common::{Tiny, folder_with, slow_generator, tiny_generator, write_folder};
 use fake_edge::FakeEdge;
 use karat_edge_node::generator::{GenerationRequest, Generator};
+use karat_edge_node::ladder::LadderConfig;
 use karat_edge_node::manifest::Manifest;
-use karat_edge_node::node::{self, NodeConfig, NodeError, NodeFigures, NodeSnapshot};
+use karat_edge_node::node::{self, NodeConfig, NodeError, NodeFigures, NodeSnapshot, PROBES_FILE};
 use karat_edge_node::pixels::{PngLimits, decode_png};
 use karat_edge_node::seeds::Secret;
 use karat_proto::v1::DirectiveKind;
@@ -48,11 +49,14 @@ impl Bench {
             secret: Secret::from_bytes([6; 32]),
             model_dir: self.model.path().to_owned(),
             variant: None,
+            best_variant: None,
+            ladder: LadderConfig::default(),
             assets_a_second: 0.0,
             assets_max,
             spool_dir: self.spool.path().to_owned(),
             spool_assets_max: 10_000,
             micro_batch_max: 8,
+            micro_batch_wait: Duration::ZERO,
             spoil_ppm: 0,
         }
     }
@@ -442,6 +446,15 @@ async fn settings_models_and_folders_that_cannot_work_are_refused_at_once() {
             ..good.clone()
         },
         NodeConfig {
+            micro_batch_wait: Duration::from_secs(2),
+            ..good.clone()
+        },
+        NodeConfig {
+            variant: Some("full".into()),
+            best_variant: Some("full".into()),
+            ..good.clone()
+        },
+        NodeConfig {
             spoil_ppm: 1_000_001,
             ..good.clone()
         },
@@ -454,8 +467,14 @@ async fn settings_models_and_folders_that_cannot_work_are_refused_at_once() {
         variant: Some("huge".into()),
         ..good.clone()
     };
-    let error = Running::start(no_variant).end().await.unwrap_err();
-    assert!(matches!(error, NodeError::Generator(_)), "{error}");
+    let no_best = NodeConfig {
+        best_variant: Some("huge".into()),
+        ..good.clone()
+    };
+    for config in [no_variant, no_best] {
+        let error = Running::start(config).end().await.unwrap_err();
+        assert!(matches!(error, NodeError::Generator(_)), "{error}");
+    }
     let first = Running::start(good.clone());
     first
         .until("an asset", |figures| figures.generated == 1)
@@ -463,6 +482,168 @@ async fn settings_models_and_folders_that_cannot_work_are_refused_at_once() {
     let error = Running::start(good).end().await.unwrap_err();
     assert!(matches!(error, NodeError::Spool(_)), "{error}");
     assert_eq!(first.stop().await.spooled, 1);
+}
+
+/// Two variants: the first and best one costs some milliseconds an image, the other next to nothing.
+fn slow_and_quick() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let quick = tiny_generator(&Tiny::default());
+    let variants: [(&str, &[u8]); 2] = [("slow", &slow_generator(2.0)), ("quick", &quick)];
+    write_folder(folder.path(), "generator", &variants);
+    folder
+}
+
+/// Reacts within some observations, so that a test does not take long.
+const LIVELY: LadderConfig = LadderConfig {
+    high_load_ppm: 850_000,
+    low_load_ppm: 600_000,
+    down_after_ms: 200,
+    up_after_ms: 300,
+    worth_it_ppm: 900_000,
+};
+
+/// Each asset is what its lineage says: the variant named there makes the same image again.
+fn assert_lineages(fake: &FakeEdge, folder: &Path) -> Vec<String> {
+    let world = fake.world.lock().unwrap();
+    let mut names = Vec::new();
+    let mut generator = Generator::load(folder, None).unwrap();
+    for asset in &world.accepted {
+        let lineage = asset.lineage.as_ref().unwrap();
+        assert_eq!(lineage.model[..], generator.manifest().digest);
+        generator.switch_variant(&lineage.variant).unwrap();
+        let request = GenerationRequest {
+            seed: lineage.seed[..].try_into().unwrap(),
+            traits: asset.traits.to_vec(),
+        };
+        let again = generator.generate(&[request]).unwrap().remove(0);
+        assert_eq!(again.png, asset.content[..], "made by {}", lineage.variant);
+        if !names.contains(&lineage.variant) {
+            names.push(lineage.variant.clone());
+        }
+    }
+    names
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn under_load_the_variant_drops_and_climbs_back_and_every_lineage_names_its_own() {
+    let (bench, fake) = (Bench::new(), FakeEdge::start(3).await);
+    let folder = slow_and_quick();
+    // Far more than the slow variant can make on any machine, and little for the quick one.
+    let config = NodeConfig {
+        model_dir: folder.path().to_owned(),
+        assets_a_second: 600.0,
+        ladder: LIVELY,
+        ..bench.config(&fake, None)
+    };
+    let node = Running::start(config);
+    node.until("a step down", |figures| figures.steps_down == 1)
+        .await;
+    node.until("quick ones", |figures| figures.acknowledged > 50)
+        .await;
+    assert_eq!(node.figures.snapshot().variant, "quick");
+    // Nothing may be made: there is room for the best variant again.
+    fake.direct(DirectiveKind::Pause, &[]);
+    node.until("a step up", |figures| figures.steps_up == 1)
+        .await;
+    assert_eq!(node.figures.snapshot().variant, "slow");
+    fake.direct(DirectiveKind::Resume, &[]);
+    node.until("a second step down", |figures| figures.steps_down == 2)
+        .await;
+    let snapshot = node.stop().await;
+    let made: u64 = snapshot.made_by.iter().map(|(_, count)| count).sum();
+    assert_eq!((made, snapshot.made_by.len()), (snapshot.generated, 2));
+    assert_eq!(assert_lineages(&fake, folder.path()), ["slow", "quick"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pinned_variant_and_a_node_without_a_schedule_stay_where_they_start() {
+    for (variant, rate) in [(Some("slow"), 600.0), (None, 0.0)] {
+        let (bench, fake) = (Bench::new(), FakeEdge::start(3).await);
+        let folder = slow_and_quick();
+        let config = NodeConfig {
+            model_dir: folder.path().to_owned(),
+            variant: variant.map(str::to_owned),
+            assets_a_second: rate,
+            ladder: LadderConfig {
+                down_after_ms: 0,
+                ..LIVELY
+            },
+            ..bench.config(&fake, Some(60))
+        };
+        let snapshot = Running::start(config).end().await.unwrap();
+        assert_eq!(snapshot.made_by, [("slow".to_owned(), 60)]);
+        assert_eq!((snapshot.steps_down, snapshot.steps_up), (0, 0));
+        assert!(!bench.spool.path().join(PROBES_FILE).exists());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_measured_before_on_this_machine_is_used_again() {
+    let (bench, fake) = (Bench::new(), FakeEdge::start(3).await);
+    let folder = slow_and_quick();
+    let config = NodeConfig {
+        model_dir: folder.path().to_owned(),
+        assets_a_second: 600.0,
+        ladder: LadderConfig {
+            down_after_ms: 0,
+            ..LIVELY
+        },
+        ..bench.config(&fake, Some(100))
+    };
+    let first = Running::start(config.clone()).end().await.unwrap();
+    assert_eq!(first.steps_down, 1, "{first:?}");
+    // As if the quick variant had cost more than the slow one: then it is never stepped down to.
+    let kept = bench.spool.path().join(PROBES_FILE);
+    let mut probes: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&kept).unwrap()).unwrap();
+    for cost in probes["probes"][0]["costs"].as_array_mut().unwrap() {
+        let is_quick = cost["variant"] == "quick";
+        cost["cost_ns"] = if is_quick { 2_000 } else { 1_000 }.into();
+    }
+    std::fs::write(&kept, probes.to_string()).unwrap();
+    let second = Running::start(config).end().await.unwrap();
+    assert_eq!(second.made_by, [("slow".to_owned(), 100)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_model_file_replaced_under_a_running_node_changes_nothing_and_is_not_loaded() {
+    let (bench, fake) = (Bench::new(), FakeEdge::start(3).await);
+    let folder = slow_and_quick();
+    let whole = tempfile::tempdir().unwrap();
+    for name in ["manifest.toml", "slow.onnx", "quick.onnx"] {
+        std::fs::copy(folder.path().join(name), whole.path().join(name)).unwrap();
+    }
+    let config = NodeConfig {
+        model_dir: folder.path().to_owned(),
+        assets_a_second: 600.0,
+        ladder: LIVELY,
+        ..bench.config(&fake, None)
+    };
+    let node = Running::start(config.clone());
+    node.until("an asset", |figures| figures.acknowledged > 0)
+        .await;
+    let other = tiny_generator(&Tiny {
+        scale: 3.0,
+        ..Tiny::default()
+    });
+    for name in ["slow.onnx", "quick.onnx"] {
+        std::fs::write(folder.path().join(name), &other).unwrap();
+    }
+    // A node that starts now loads nothing of it.
+    let again = NodeConfig {
+        spool_dir: whole.path().join("spool"),
+        ..config
+    };
+    let error = Running::start(again).end().await.unwrap_err();
+    assert!(error.to_string().contains("restore the file"), "{error}");
+    // The one that runs goes on with what it had, also across a change of variant.
+    node.until("a step down", |figures| figures.steps_down == 1)
+        .await;
+    let so_far = node.figures.snapshot().acknowledged;
+    node.until("more", |figures| figures.acknowledged > so_far + 20)
+        .await;
+    node.stop().await;
+    assert_eq!(assert_lineages(&fake, whole.path()), ["slow", "quick"]);
 }
 
 fn relics() -> PathBuf {

@@ -7,6 +7,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use crate::ladder::{Direction, Step};
+
 /// Longest time for one asset that the histogram tells apart, microseconds: ten minutes.
 const GENERATE_US_MAX: u64 = 600_000_000;
 
@@ -30,6 +32,9 @@ struct Slow {
     generate_us: Option<Histogram<u64>>,
     variant: String,
     backend: String,
+    made_by: BTreeMap<String, u64>,
+    steps_down: u64,
+    steps_up: u64,
 }
 
 /// The figures at one moment.
@@ -59,6 +64,12 @@ pub struct NodeSnapshot {
     pub variant: String,
     /// What runs the model.
     pub backend: String,
+    /// Assets made by each variant, by name.
+    pub made_by: Vec<(String, u64)>,
+    /// Changes to a cheaper variant.
+    pub steps_down: u64,
+    /// Changes back to a better one.
+    pub steps_up: u64,
 }
 
 impl NodeSnapshot {
@@ -94,6 +105,13 @@ impl NodeFigures {
             generate_p99_us: quantile(0.99),
             variant: slow.variant.clone(),
             backend: slow.backend.clone(),
+            made_by: slow
+                .made_by
+                .iter()
+                .map(|(variant, count)| (variant.clone(), *count))
+                .collect(),
+            steps_down: slow.steps_down,
+            steps_up: slow.steps_up,
         }
     }
 
@@ -101,6 +119,24 @@ impl NodeFigures {
         let mut slow = self.slow();
         variant.clone_into(&mut slow.variant);
         backend.clone_into(&mut slow.backend);
+    }
+
+    pub(super) fn count_made_by(&self, variant: &str, count: usize) {
+        let mut slow = self.slow();
+        match slow.made_by.get_mut(variant) {
+            Some(made) => *made += count as u64,
+            None => drop(slow.made_by.insert(variant.to_owned(), count as u64)),
+        }
+    }
+
+    /// Another variant is in use.
+    pub(super) fn count_step(&self, step: &Step) {
+        let mut slow = self.slow();
+        step.to.clone_into(&mut slow.variant);
+        match step.direction {
+            Direction::Down => slow.steps_down += 1,
+            Direction::Up => slow.steps_up += 1,
+        }
     }
 
     /// A micro-batch is in the spool.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use karat_proto::{Digest, v1};
 use tokio::sync::oneshot;
 
+use super::rungs;
 use super::shared::Shared;
 use super::spoil::spoil;
 use super::{NodeConfig, NodeError};
@@ -41,8 +42,7 @@ fn generate(
     config: &NodeConfig,
     loaded: oneshot::Sender<LoadedModel>,
 ) -> Result<(), NodeError> {
-    let mut generator = Generator::load(&config.model_dir, config.variant.as_deref())?;
-    generator.warm_up()?;
+    let (generator, mut rungs) = rungs::open(config)?;
     let manifest = generator.manifest();
     let solver = TraitSolver::new(manifest.trait_rules())?;
     let model = LoadedModel {
@@ -61,12 +61,40 @@ fn generate(
     };
     let mut schedule = Schedule::new(config.assets_a_second, Instant::now());
     let mut left = config.assets_max.unwrap_or(u64::MAX);
-    while let Some(count) = wait_for_work(shared, config, &schedule, left) {
-        generation.micro_batch(count)?;
-        schedule.take(count as u64, Instant::now());
-        left -= count as u64;
+    loop {
+        let look_after = if rungs.is_below_the_best() {
+            rungs::OBSERVED
+        } else {
+            WAIT_MAX
+        };
+        let look_at = Instant::now() + look_after;
+        let count = match next_work(shared, config, &schedule, left, look_at) {
+            Next::Make(count) => count,
+            Next::Look => 0,
+            Next::End => return Ok(()),
+        };
+        let mut now = Instant::now();
+        if count > 0 {
+            let start = now;
+            generation.micro_batch(count)?;
+            now = Instant::now();
+            schedule.take(count as u64, now);
+            left -= count as u64;
+            rungs.worked(now - start);
+            let variant = generation.generator.variant();
+            shared.figures.count_made_by(variant, count);
+        }
+        // A micro-batch that is not full was bounded by room or by what was due: then it is not generating that is late.
+        let late = count == config.micro_batch_max && schedule.due(now) >= count as u64;
+        if let Some(step) = rungs.observe(now, late, &mut generation.generator) {
+            tracing::info!(
+                from = step.from,
+                to = step.to,
+                "the variant changes with the load"
+            );
+            shared.figures.count_step(&step);
+        }
     }
-    Ok(())
 }
 
 /// Says that nothing more comes, also when the thread fails or panics.
@@ -81,31 +109,55 @@ impl Drop for GenerationOver<'_> {
     }
 }
 
-/// Waits until something is due and there is room; the size of the next micro-batch, or nothing at the end.
-fn wait_for_work(
+/// What the generating thread does next.
+enum Next {
+    /// A micro-batch of so many.
+    Make(usize),
+    /// Nothing is due, or there is no room for it: look at the load.
+    Look,
+    /// Nothing, ever.
+    End,
+}
+
+/// Waits until a micro-batch is due and there is room for it, or until it is time to look at the load.
+fn next_work(
     shared: &Shared,
     config: &NodeConfig,
     schedule: &Schedule,
     left: u64,
-) -> Option<usize> {
+    look_at: Instant,
+) -> Next {
     let mut state = shared.look();
     loop {
         if left == 0 || state.stopping || state.ending.is_some() {
-            return None;
+            return Next::End;
         }
         let now = Instant::now();
         let due = schedule.due(now).min(left);
-        let count = state.room().min(config.micro_batch_max).min(due as usize);
-        if count > 0 {
-            return Some(count);
-        }
-        // Without room, a change of the state wakes; without anything due, the schedule does.
-        let most = if due == 0 {
-            schedule.until_next(now).min(WAIT_MAX)
+        let most = config.micro_batch_max.min(state.room());
+        let count = most.min(usize::try_from(due).unwrap_or(usize::MAX));
+        // Company is worth waiting for only if some can come, and only so long.
+        let is_full = count == most || due == left;
+        let held = if is_full {
+            Duration::ZERO
         } else {
-            WAIT_MAX
+            config.micro_batch_wait.saturating_sub(schedule.waited(now))
         };
-        state = shared.wait(state, most);
+        if count > 0 && held.is_zero() {
+            return Next::Make(count);
+        }
+        if now >= look_at {
+            return Next::Look;
+        }
+        // Without room, a change of the state wakes; otherwise the schedule does.
+        let until_next = if most == 0 {
+            WAIT_MAX
+        } else if count > 0 {
+            held.min(schedule.until(due, now))
+        } else {
+            schedule.until(due, now)
+        };
+        state = shared.wait(state, until_next.min(look_at - now));
     }
 }
 
@@ -201,13 +253,23 @@ impl Schedule {
         ((elapsed * self.a_second) as u64 + 1).saturating_sub(self.taken)
     }
 
-    /// How long until one more is due.
-    fn until_next(&self, now: Instant) -> Duration {
-        let at_seconds = self.taken as f64 / self.a_second;
-        let at = Duration::try_from_secs_f64(at_seconds).unwrap_or(Duration::MAX);
+    /// How long the oldest asset that is due has waited.
+    fn waited(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.start)
+            .saturating_sub(self.time_of(self.taken))
+    }
+
+    /// How long until more than `due` assets are due.
+    fn until(&self, due: u64, now: Instant) -> Duration {
         // Never 0, so that waiting for it cannot become a busy loop.
-        at.saturating_sub(now.saturating_duration_since(self.start))
+        self.time_of(self.taken.saturating_add(due))
+            .saturating_sub(now.saturating_duration_since(self.start))
             .max(Duration::from_micros(50))
+    }
+
+    /// When the asset of this number is due, after the start.
+    fn time_of(&self, number: u64) -> Duration {
+        Duration::try_from_secs_f64(number as f64 / self.a_second).unwrap_or(Duration::MAX)
     }
 
     fn take(&mut self, count: u64, now: Instant) {
@@ -238,8 +300,26 @@ mod tests {
             }
         }
         assert_eq!(times_ms, [0, 250, 500, 750]);
-        let wait = schedule.until_next(start + Duration::from_millis(900));
+        let wait = schedule.until(0, start + Duration::from_millis(900));
         assert_eq!(wait, Duration::from_millis(100));
+    }
+
+    #[test]
+    fn the_oldest_due_asset_tells_how_long_company_was_waited_for() {
+        let start = Instant::now();
+        let mut schedule = Schedule::new(4.0, start);
+        assert_eq!(
+            schedule.waited(start + Duration::from_millis(3)),
+            Duration::from_millis(3)
+        );
+        schedule.take(1, start);
+        let now = start + Duration::from_millis(510);
+        assert_eq!(schedule.due(now), 2);
+        assert_eq!(schedule.waited(now), Duration::from_millis(260));
+        assert_eq!(schedule.until(2, now), Duration::from_millis(240));
+        // Nothing is due: nothing waits.
+        schedule.take(2, now);
+        assert_eq!(schedule.waited(now), Duration::ZERO);
     }
 
     #[test]

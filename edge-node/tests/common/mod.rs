@@ -220,6 +220,63 @@ pub fn tiny_generator(tiny: &Tiny) -> Vec<u8> {
     )
 }
 
+/// Inner size of a slow generator's matrices, and how often each image goes through one.
+const SLOW_SIZE: u64 = 1024;
+const SLOW_ROUNDS: u64 = 24;
+
+/// As [`tiny_generator`], with the work of some 25 million multiplications an image that change nothing.
+pub fn slow_generator(scale: f32) -> Vec<u8> {
+    let (inputs, pixels) = (ONE_HOT + LATENT, SIDE * SIDE * 3);
+    let weights: Vec<f32> = (0..inputs)
+        .flat_map(|from| (0..pixels).map(move |to| weight(from, to) * scale))
+        .collect();
+    let zeros = |rows: u64, columns: u64| vec![0.0; (rows * columns) as usize];
+    let mut nodes = vec![
+        node("Concat", &["traits", "latent"], "joined", Some(("axis", 1))),
+        node("Gemm", &["joined", "weights", "bias"], "sums", None),
+        node("MatMul", &["joined", "widen"], "work0", None),
+    ];
+    for round in 0..SLOW_ROUNDS {
+        let (from, to) = (format!("work{round}"), format!("work{}", round + 1));
+        nodes.push(node("MatMul", &[&from, "work"], &to, None));
+    }
+    let last = format!("work{SLOW_ROUNDS}");
+    nodes.extend([
+        node("MatMul", &[&last, "narrow"], "nothing", None),
+        node("Add", &["sums", "nothing"], "added", None),
+        node("Clip", &["added", "low", "high"], "clipped", None),
+        node("Floor", &["clipped"], "floored", None),
+        node("Reshape", &["floored", "shape"], "image", None),
+        node("Cast", &["image"], "pixels", Some(("to", UINT8))),
+    ]);
+    model(
+        &nodes,
+        &[
+            floats("weights", &[inputs, pixels], &weights),
+            floats("bias", &[pixels], &vec![100.0; pixels as usize]),
+            floats("widen", &[inputs, SLOW_SIZE], &zeros(inputs, SLOW_SIZE)),
+            floats(
+                "work",
+                &[SLOW_SIZE, SLOW_SIZE],
+                &zeros(SLOW_SIZE, SLOW_SIZE),
+            ),
+            floats("narrow", &[SLOW_SIZE, pixels], &zeros(SLOW_SIZE, pixels)),
+            floats("low", &[], &[0.0]),
+            floats("high", &[], &[255.0]),
+            integers("shape", &[4], &[-1, SIDE as i64, SIDE as i64, 3]),
+        ],
+        &[
+            value("traits", FLOAT, &[Batch, Fixed(ONE_HOT)]),
+            value("latent", FLOAT, &[Batch, Fixed(LATENT)]),
+        ],
+        &[value(
+            "pixels",
+            UINT8,
+            &[Batch, Fixed(SIDE), Fixed(SIDE), Fixed(3)],
+        )],
+    )
+}
+
 /// What [`tiny_generator`] makes of traits and a latent, computed here.
 pub fn tiny_pixels(traits: &[u8], latent: &[f32]) -> Vec<u8> {
     let mut inputs = vec![0.0; ONE_HOT as usize];

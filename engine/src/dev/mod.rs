@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use karat_edge_node::ladder::LadderConfig;
 use karat_edge_node::node::{self, NodeConfig, NodeFigures};
 use parking_lot::Mutex;
 use tokio::sync::watch as signal;
@@ -146,11 +147,14 @@ impl Run {
             secret: setup.secret.clone(),
             model_dir: setup.generator.clone(),
             variant: None,
+            best_variant: None,
+            ladder: LadderConfig::default(),
             assets_a_second: args.rate,
             assets_max: args.assets,
             spool_dir: edge_dir.join("spool"),
             spool_assets_max: 1024,
             micro_batch_max: 8,
+            micro_batch_wait: Duration::ZERO,
             spoil_ppm: args.spoil_ppm,
         };
         let (figures, stops) = (node_figures.clone(), stopped.clone());

@@ -93,9 +93,11 @@ fn line(picture: &Picture<'_>) -> String {
         ..
     } = picture;
     format!(
-        "{:6.1}s generated {} sequenced {} verified {} rejected {} review {} traded {} settled {} refused {} gas/asset {} | {}",
+        "{:6.1}s generated {} by {}{} sequenced {} verified {} rejected {} review {} traded {} settled {} refused {} gas/asset {} | {}",
         picture.elapsed.as_secs_f64(),
         node.generated,
+        node.variant,
+        steps_text(node),
         status.applied_seq,
         books.verified,
         tally.rejected,
@@ -108,6 +110,14 @@ fn line(picture: &Picture<'_>) -> String {
     )
 }
 
+/// How often the node changed its variant; nothing where it never did.
+pub fn steps_text(node: &NodeSnapshot) -> String {
+    match (node.steps_down, node.steps_up) {
+        (0, 0) => String::new(),
+        (down, up) => format!(" ({down} down, {up} up)"),
+    }
+}
+
 fn block(picture: &Picture<'_>) -> String {
     let Picture {
         node,
@@ -117,9 +127,10 @@ fn block(picture: &Picture<'_>) -> String {
         ..
     } = picture;
     let mut text = format!(
-        "\n  {:>7.1} s   edge node: {} on {}, {} us an image\n\n",
+        "\n  {:>7.1} s   edge node: {}{} on {}, {} us an image\n\n",
         picture.elapsed.as_secs_f64(),
         node.variant,
+        steps_text(node),
         node.backend,
         node.generate_p50_us,
     );

@@ -1,10 +1,13 @@
 //! The end of a run: what became of every asset, and whether the books close.
 
+use std::collections::BTreeMap;
+
 use karat_edge_node::node::NodeSnapshot;
 use karat_proto::{Code, v1};
 use serde_json::{Value, json};
 
 use super::books::{Books, Tally};
+use super::progress::steps_text;
 use crate::cli::lower;
 
 /// Everything the summary tells.
@@ -59,6 +62,8 @@ impl Summary {
             "generated": self.generated(),
             "left_over_from_before": self.left_over(),
             "spoiled_on_purpose": self.node.spoiled,
+            "made_by_variant": self.node.made_by.iter().cloned().collect::<BTreeMap<String, u64>>(),
+            "ladder_steps": { "down": self.node.steps_down, "up": self.node.steps_up },
             "settled": tally.settled,
             "rejected": tally.rejected,
             "in_review": tally.in_review,
@@ -97,6 +102,15 @@ impl Summary {
         if tally.pending + tally.active > 0 {
             text.push_str(&format!(", {} not ended yet", tally.pending + tally.active));
         }
+        let made_by = self.node.made_by.iter();
+        let made_by: Vec<String> = made_by
+            .map(|(variant, count)| format!("{count} by {variant}"))
+            .collect();
+        text.push_str(&format!(
+            "\nmade in this run: {}{}",
+            made_by.join(", "),
+            steps_text(&self.node)
+        ));
         text.push_str(&format!(
             "\n{} traded, {} revised, {} redeemed; gas an asset {}\n{}\nthe books {}\n",
             books.traded,
