@@ -165,7 +165,20 @@ impl Generator {
         if count > REQUESTS_MOST {
             return Err(GeneratorError::TooMany { found: count });
         }
-        for index in 0..count {
+        self.check(traits, latents)?;
+        let mut assets = Vec::with_capacity(count);
+        for (traits, latents) in traits
+            .chunks(MICRO_BATCH_MOST)
+            .zip(latents.chunks(MICRO_BATCH_MOST))
+        {
+            self.run(traits, latents, &mut assets)?;
+        }
+        Ok(assets)
+    }
+
+    /// Checks requests before any work is done on them.
+    fn check(&self, traits: &[&[u8]], latents: &[Vec<f32>]) -> Result<(), GeneratorError> {
+        for index in 0..traits.len().max(latents.len()) {
             let values = traits.get(index).copied().unwrap_or_default();
             self.rules
                 .in_vocabulary(values)
@@ -182,14 +195,34 @@ impl Generator {
                 });
             }
         }
-        let mut assets = Vec::with_capacity(count);
-        for (traits, latents) in traits
-            .chunks(MICRO_BATCH_MOST)
-            .zip(latents.chunks(MICRO_BATCH_MOST))
-        {
-            self.run(traits, latents, &mut assets)?;
+        Ok(())
+    }
+
+    /// Runs the model alone: the pixels of each request, [`Manifest::pixel_bytes`] of them, one image after another. For
+    /// one micro-batch, at most [`MICRO_BATCH_MOST`] requests, checked as [`Generator::generate`] does.
+    pub fn generate_pixels(
+        &mut self,
+        requests: &[GenerationRequest],
+    ) -> Result<Vec<u8>, GeneratorError> {
+        let found = requests.len();
+        if found > MICRO_BATCH_MOST {
+            return Err(GeneratorError::TooMany { found });
         }
-        Ok(assets)
+        let latents: Vec<Vec<f32>> = requests
+            .iter()
+            .map(|request| latent_from_seed(&request.seed, self.manifest.latent_length))
+            .collect();
+        let traits: Vec<&[u8]> = requests
+            .iter()
+            .map(|request| request.traits.as_slice())
+            .collect();
+        self.check(&traits, &latents)?;
+        self.infer(&traits, &latents)
+    }
+
+    /// Most images that the backend runs at once: more in a call take as long as one call after the other.
+    pub fn run_most(&self) -> usize {
+        self.model.run_most()
     }
 
     /// Runs a single image and, where the backend runs more than one at a time, a full micro-batch, so that the first
@@ -247,17 +280,7 @@ impl Generator {
         assets: &mut Vec<GeneratedAsset>,
     ) -> Result<(), GeneratorError> {
         let start = Instant::now();
-        let mut one_hot = vec![0.0; traits.len() * self.manifest.one_hot_length()];
-        let mut offset = 0;
-        for values in traits {
-            for (value, cardinality) in values.iter().zip(&self.rules.cardinalities) {
-                one_hot[offset + usize::from(*value)] = 1.0;
-                offset += usize::from(*cardinality);
-            }
-        }
-        let pixels = self
-            .model
-            .generate(traits.len(), &one_hot, &latents.concat())?;
+        let pixels = self.infer(traits, latents)?;
         let inference_ns = nanoseconds_since(start) / traits.len() as u64;
         for image in pixels.chunks_exact(self.manifest.pixel_bytes()) {
             let start = Instant::now();
@@ -270,6 +293,21 @@ impl Generator {
             });
         }
         Ok(())
+    }
+
+    /// The pixels of one micro-batch. The requests were checked.
+    fn infer(&mut self, traits: &[&[u8]], latents: &[Vec<f32>]) -> Result<Vec<u8>, GeneratorError> {
+        let mut one_hot = vec![0.0; traits.len() * self.manifest.one_hot_length()];
+        let mut offset = 0;
+        for values in traits {
+            for (value, cardinality) in values.iter().zip(&self.rules.cardinalities) {
+                one_hot[offset + usize::from(*value)] = 1.0;
+                offset += usize::from(*cardinality);
+            }
+        }
+        Ok(self
+            .model
+            .generate(traits.len(), &one_hot, &latents.concat())?)
     }
 }
 

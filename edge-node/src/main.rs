@@ -199,7 +199,7 @@ fn run(arguments: RunArguments) -> Result<(), Failure> {
     if json {
         println!("{}", serde_json::to_string_pretty(&snapshot)?);
     } else {
-        println!("{}", summary(&snapshot));
+        println!("{}\n{}", summary(&snapshot), snapshot.budget.table());
     }
     Ok(())
 }
@@ -213,7 +213,10 @@ async fn run_until_signal(config: NodeConfig) -> Result<NodeSnapshot, Failure> {
     loop {
         tokio::select! {
             done = &mut node => return Ok(done?),
-            _ = progress.tick() => tracing::info!("{}", summary(&figures.snapshot())),
+            _ = progress.tick() => {
+                let figures = figures.snapshot();
+                tracing::info!("{}; {}", summary(&figures), figures.budget.line());
+            }
             signal = tokio::signal::ctrl_c(), if !*stop.borrow() => {
                 signal?;
                 tracing::info!("stopping; what has no answer stays in the spool");

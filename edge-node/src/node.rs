@@ -8,6 +8,7 @@
 //! With a schedule to keep, generating steps down to a cheaper variant of the model under load and climbs back when there
 //! is room; each asset's lineage names the variant that made it.
 
+mod budget;
 mod figures;
 mod generation;
 mod probes;
@@ -34,6 +35,7 @@ use crate::rarity::RarityError;
 use crate::runtime::RuntimeError;
 use crate::seeds::Secret;
 
+pub use budget::{Budget, BudgetSnapshot, Made, OnTheWay, STAGES, Spent, StageSnapshot};
 pub use figures::{NodeFigures, NodeSnapshot};
 pub use probes::{FRESH_FOR, PROBES_FILE, PROBES_MOST, ProbeKey, Probes};
 pub use spool::{DEAD_BYTES_MAX, INDEXES_A_RESERVATION, Spool, SpoolError, SpooledAsset, mint_id};

@@ -17,7 +17,7 @@ use karat_edge_node::manifest::Manifest;
 use karat_edge_node::node::{self, NodeConfig, NodeError, NodeFigures, NodeSnapshot, PROBES_FILE};
 use karat_edge_node::pixels::{PngLimits, decode_png};
 use karat_edge_node::seeds::Secret;
-use karat_proto::v1::DirectiveKind;
+use karat_proto::v1::{self, DirectiveKind};
 use karat_proto::{Account, Code};
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -173,6 +173,90 @@ async fn slow_answers_never_bring_more_under_way_than_credits_and_generation_wai
     assert_eq!(fake.most_open.load(std::sync::atomic::Ordering::SeqCst), 5);
     assert_eq!(fake.world.lock().unwrap().violations, Vec::<String>::new());
     assert!(snapshot.generated <= snapshot.acknowledged + 10);
+}
+
+fn stages() -> v1::Stages {
+    v1::Stages {
+        digest_ns: 11,
+        admission_ns: 12,
+        queue_ns: 13,
+        append_ns: 14,
+        apply_ns: 15,
+        ack_ns: 16,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_asset_has_its_budget_once_and_the_stages_add_up_to_the_whole() {
+    let (bench, fake) = (Bench::new(), FakeEdge::start(1).await);
+    {
+        let mut world = fake.world.lock().unwrap();
+        world.stages = Some(stages());
+        // The flush takes much longer than anything else; it is not in the budget.
+        world.answer_after = Duration::from_secs(1);
+        world.credits_max = 100;
+    }
+    let snapshot = Running::start(bench.config(&fake, Some(100)))
+        .end()
+        .await
+        .unwrap();
+    let budget = snapshot.budget;
+    assert_eq!((budget.whole.count, budget.resent.count), (100, 0));
+    assert_eq!((budget.without_engine, budget.at_durable), (0, 0));
+    let names: Vec<_> = budget.stages.iter().map(|one| one.stage).collect();
+    assert_eq!(names, node::STAGES);
+    assert!(budget.stages.iter().all(|one| one.count == 100));
+    let sum: u64 = budget.stages.iter().map(|one| one.sum_ns).sum();
+    assert_eq!(sum, budget.whole.sum_ns);
+    let reported: Vec<_> = budget.stages[4..].iter().map(|one| one.sum_ns).collect();
+    assert_eq!(reported, [1100, 1200, 1300, 1400, 1500, 1600]);
+    assert!(budget.stages[1].p50_ns > 0, "encoding takes time");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_engine_that_says_nothing_of_its_stages_is_measured_to_the_final_outcome() {
+    let (bench, fake) = (Bench::new(), FakeEdge::start(1).await);
+    let snapshot = Running::start(bench.config(&fake, Some(20)))
+        .end()
+        .await
+        .unwrap();
+    let budget = snapshot.budget;
+    assert_eq!(
+        (budget.whole.count, budget.without_engine, budget.at_durable),
+        (20, 20, 20)
+    );
+    assert!(budget.stages[4..].iter().all(|one| one.sum_ns == 0));
+    let sum: u64 = budget.stages.iter().map(|one| one.sum_ns).sum();
+    assert_eq!(sum, budget.whole.sum_ns);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_sent_again_is_kept_out_of_the_budget() {
+    let (bench, fake) = (Bench::new(), FakeEdge::start(3).await);
+    {
+        let mut world = fake.world.lock().unwrap();
+        world.stages = Some(stages());
+        world.break_every = 4;
+        world.overloaded_every = 10;
+        world.credits_max = 16;
+    }
+    let snapshot = Running::start(bench.config(&fake, Some(300)))
+        .end()
+        .await
+        .unwrap();
+    assert_each_once(&fake, 300);
+    let budget = snapshot.budget;
+    // What was accepted in an attempt whose answer was lost answers as replayed: nobody saw when it was in the order.
+    assert_eq!(
+        budget.whole.count + budget.resent.count,
+        snapshot.acknowledged
+    );
+    assert!(
+        budget.resent.count > 0 && budget.whole.count > 0,
+        "{budget:?}"
+    );
+    let sum: u64 = budget.stages.iter().map(|one| one.sum_ns).sum();
+    assert_eq!(sum, budget.whole.sum_ns);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

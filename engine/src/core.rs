@@ -222,6 +222,25 @@ impl Core {
             commands,
             ack,
             reply,
+            sequenced: None,
+        })
+    }
+
+    /// As [`Core::submit`] at DURABLE, for who wants the answer at SEQUENCED as well.
+    ///
+    /// # Errors
+    /// As [`Core::submit`].
+    pub fn submit_for_both(
+        &self,
+        commands: Vec<Prepared<Command>>,
+        sequenced: Reply<Outcome>,
+        durable: Reply<Outcome>,
+    ) -> Result<(), (SubmitError, Submission<LedgerMachine>)> {
+        self.sequencer.submit(Submission {
+            commands,
+            ack: Ack::Durable,
+            reply: durable,
+            sequenced: Some(sequenced),
         })
     }
 

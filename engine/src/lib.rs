@@ -50,6 +50,7 @@ pub mod service;
 pub mod settlement;
 pub mod snapshots;
 pub mod snapshotter;
+pub mod stage_counts;
 pub mod status;
 pub mod ticker;
 pub mod verifier;

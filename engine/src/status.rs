@@ -112,6 +112,7 @@ pub fn status(gateway: &Gateway) -> v1::GetStatusResponse {
         paused: view.paused(),
         digest: Bytes::copy_from_slice(&mark.digest),
         latencies: gateway.latencies.figures(),
+        stages: gateway.stages.figures(),
         figures,
         contract: Bytes::copy_from_slice(&gateway.settlement.client().contract()),
         chain_id: gateway.settlement.client().chain_id(),

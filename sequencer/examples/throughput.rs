@@ -87,6 +87,7 @@ fn throughput(
             commands: commands(per_submission),
             ack,
             reply,
+            sequenced: None,
         };
         match handle.submit(submission) {
             Ok(()) => submitted += count,
@@ -128,6 +129,7 @@ fn latencies(run: Duration, handle: &SequencerHandle<Sum>, ack: Ack) -> [Duratio
                 commands: commands(1),
                 ack,
                 reply,
+                sequenced: None,
             })
             .map_err(|(error, _)| error)
             .unwrap();

@@ -43,4 +43,4 @@ pub use replay::{ReplayError, ReplaySummary, replay, replay_after};
 pub use sequencer::{
     Metrics, Sequencer, SequencerConfig, SequencerError, SequencerHandle, SequencerPositions,
 };
-pub use submission::{Ack, Answer, Prepared, Reply, Submission, SubmitError};
+pub use submission::{Ack, Answer, Prepared, Reply, StageTimes, Submission, SubmitError};

@@ -20,7 +20,7 @@ pub trait Machine: Send + 'static {
     /// A decoded command. It travels beside its bytes, so that the leader decodes once.
     type Command: Send;
     /// The answer to one command.
-    type Outcome: Send + 'static;
+    type Outcome: Clone + Send + 'static;
 
     /// Decodes a body read from the log. An error stops the replay.
     fn decode(&self, body: &Bytes) -> Result<Self::Command, String>;

@@ -45,7 +45,7 @@ pub struct Metrics {
     pub blocks: u64,
     /// Bytes of encoded blocks appended since start.
     pub bytes: u64,
-    /// From draining the queue to the return of `append`, a block.
+    /// From the moment a block was taken from the queue to the return of `append`, a block.
     pub append_times: DurationSnapshot,
     /// Applying a block.
     pub apply_times: DurationSnapshot,
@@ -304,6 +304,7 @@ impl<M: Machine> SequencerHandle<M> {
             submission,
             ingress,
             bytes,
+            submitted: Instant::now(),
         }) {
             Ok(()) => return Ok(()),
             Err(TrySendError::Full(entry)) => (self.overloaded(), entry),

@@ -1,6 +1,7 @@
 //! What is handed to the sequencer and what comes back.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -35,6 +36,9 @@ pub struct Submission<M: Machine> {
     pub ack: Ack,
     /// Called exactly once when `submit` accepted the submission, never when it refused it.
     pub reply: Reply<M::Outcome>,
+    /// For who waits for [`Ack::Durable`] and wants the same answer at [`Ack::Sequenced`] as well: called exactly once,
+    /// as `reply` is, and usually before it. On a log that flushes at once the two may come in either order.
+    pub sequenced: Option<Reply<M::Outcome>>,
 }
 
 /// The outcomes of a submission.
@@ -46,6 +50,39 @@ pub struct Answer<O> {
     pub time_ms: u64,
     /// One outcome a command, in order.
     pub outcomes: Vec<O>,
+    /// When the submission passed from one stage to the next.
+    pub times: StageTimes,
+}
+
+/// Moments of one submission on the way from the queue to its outcomes, by the monotonic clock. A block's submissions
+/// share all but the first, so the clock is read once for each submission and three times for each block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StageTimes {
+    /// It was handed over.
+    pub submitted: Instant,
+    /// Its block was taken from the queue.
+    pub taken: Instant,
+    /// Its block was handed to the log: stamped, encoded, and written where the log writes at once.
+    pub appended: Instant,
+    /// Its block was applied: the outcomes are there.
+    pub applied: Instant,
+}
+
+impl StageTimes {
+    /// In the queue.
+    pub fn queue(&self) -> Duration {
+        self.taken.saturating_duration_since(self.submitted)
+    }
+
+    /// Being appended.
+    pub fn append(&self) -> Duration {
+        self.appended.saturating_duration_since(self.taken)
+    }
+
+    /// Being applied.
+    pub fn apply(&self) -> Duration {
+        self.applied.saturating_duration_since(self.appended)
+    }
 }
 
 /// Why there is no answer.

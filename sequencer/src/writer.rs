@@ -15,7 +15,7 @@ use crate::log::{Log, LogError, Progress};
 use crate::machine::{BlockContext, Machine};
 use crate::releaser::{Pending, Releaser};
 use crate::sequencer::Shared;
-use crate::submission::{Ack, Answer, Reply, Submission, SubmitError};
+use crate::submission::{Ack, Answer, Reply, StageTimes, Submission, SubmitError};
 
 /// What travels on the queue.
 pub(crate) enum Entry<M: Machine> {
@@ -24,6 +24,7 @@ pub(crate) enum Entry<M: Machine> {
         submission: Submission<M>,
         ingress: Vec<IngressOffset>,
         bytes: usize,
+        submitted: Instant,
     },
     /// Makes a waiting writer look at its state.
     Wake,
@@ -34,6 +35,23 @@ struct Taken<O> {
     count: usize,
     ack: Ack,
     reply: Reply<O>,
+    sequenced: Option<Reply<O>>,
+    submitted: Instant,
+}
+
+/// When the block in work passed from one stage to the next.
+#[derive(Clone, Copy)]
+struct BlockTimes {
+    taken: Instant,
+    appended: Instant,
+    applied: Instant,
+}
+
+/// A submission from the queue, not taken apart yet.
+struct Drained<M: Machine> {
+    submission: Submission<M>,
+    ingress: Vec<IngressOffset>,
+    submitted: Instant,
 }
 
 /// Owns the log and the machine.
@@ -51,7 +69,7 @@ pub(crate) struct Writer<M: Machine> {
     /// Did not fit into the block before.
     carried: Option<Entry<M>>,
     // Buffers of the block in work, used again for each.
-    drained: Vec<(Submission<M>, Vec<IngressOffset>)>,
+    drained: Vec<Drained<M>>,
     taken: Vec<Taken<M::Outcome>>,
     commands: Vec<M::Command>,
     outcomes: Vec<M::Outcome>,
@@ -186,6 +204,7 @@ impl<M: Machine> Writer<M> {
         if count == 0 {
             return;
         }
+        let taken = Instant::now();
         if let Err(error) = self.append(count) {
             if !matches!(error, LogError::Poisoned { .. }) {
                 tracing::error!(realm = %self.config.realm, %error, "the sequencer stops taking commands");
@@ -194,10 +213,8 @@ impl<M: Machine> Writer<M> {
             self.refuse_taken();
             return;
         }
-        let append_ended = Instant::now();
-        self.shared
-            .append_times
-            .record(append_ended - drain_started);
+        let appended = Instant::now();
+        self.shared.append_times.record(appended - taken);
         let context = BlockContext {
             header: &self.header,
             hash: self.encoded.hash(),
@@ -205,7 +222,8 @@ impl<M: Machine> Writer<M> {
         };
         self.machine
             .apply(&context, &mut self.commands, &mut self.outcomes);
-        self.shared.apply_times.record(append_ended.elapsed());
+        let applied = Instant::now();
+        self.shared.apply_times.record(applied - appended);
         if self.outcomes.len() != count {
             let (first, given) = (self.header.first_sequence, self.outcomes.len());
             let reason = format!(
@@ -215,7 +233,11 @@ impl<M: Machine> Writer<M> {
             self.refuse_taken();
             return;
         }
-        self.release();
+        self.release(BlockTimes {
+            taken,
+            appended,
+            applied,
+        });
         self.shared.note_rate(count, drain_started.elapsed());
     }
 
@@ -264,6 +286,7 @@ impl<M: Machine> Writer<M> {
                 submission,
                 ingress,
                 bytes: more,
+                submitted,
             } = entry
             {
                 let fits = count + submission.commands.len() <= self.config.block_commands_max
@@ -274,6 +297,7 @@ impl<M: Machine> Writer<M> {
                         submission,
                         ingress,
                         bytes: more,
+                        submitted,
                     });
                     break;
                 }
@@ -281,7 +305,11 @@ impl<M: Machine> Writer<M> {
                 bytes += more;
                 positions += ingress.len();
                 self.shared.leave_queue(submission.commands.len(), more);
-                self.drained.push((submission, ingress));
+                self.drained.push(Drained {
+                    submission,
+                    ingress,
+                    submitted,
+                });
             }
             next = self.receiver.try_recv().ok();
         }
@@ -291,24 +319,27 @@ impl<M: Machine> Writer<M> {
     /// Stamps and appends one block of all that was drained.
     fn append(&mut self, count: usize) -> Result<(), LogError> {
         self.header.ingress.clear();
-        for (_, ingress) in &mut self.drained {
-            for position in ingress.drain(..) {
+        for drained in &mut self.drained {
+            for position in drained.ingress.drain(..) {
                 consume(&mut self.header.ingress, position);
             }
         }
         self.stamp();
         // Taken apart before anything can fail, so that every reply is in `taken` and gets its answer.
         let mut begun = self.encoded.begin(&self.header, count);
-        for (submission, _) in self.drained.drain(..) {
+        for drained in self.drained.drain(..) {
             let Submission {
                 commands,
                 ack,
                 reply,
-            } = submission;
+                sequenced,
+            } = drained.submission;
             self.taken.push(Taken {
                 count: commands.len(),
                 ack,
                 reply,
+                sequenced,
+                submitted: drained.submitted,
             });
             for prepared in commands {
                 begun = begun.and_then(|()| self.encoded.push(&prepared.body));
@@ -332,7 +363,7 @@ impl<M: Machine> Writer<M> {
     }
 
     /// Hands out the outcomes: at once where the level is reached, through the releaser where it is not.
-    fn release(&mut self) {
+    fn release(&mut self, times: BlockTimes) {
         let last_sequence = self.encoded.last_sequence();
         self.shared
             .applied_seq
@@ -345,21 +376,36 @@ impl<M: Machine> Writer<M> {
         self.header.first_sequence = last_sequence + 1;
         self.header.parent = *self.encoded.hash();
         let mut outcomes = self.outcomes.drain(..);
-        for Taken { count, ack, reply } in self.taken.drain(..) {
+        for taken in self.taken.drain(..) {
             let answer = Answer {
                 first_sequence,
                 time_ms,
-                outcomes: outcomes.by_ref().take(count).collect(),
+                outcomes: outcomes.by_ref().take(taken.count).collect(),
+                times: StageTimes {
+                    submitted: taken.submitted,
+                    taken: times.taken,
+                    appended: times.appended,
+                    applied: times.applied,
+                },
             };
-            first_sequence += count as u64;
-            let pending = Pending {
+            first_sequence += taken.count as u64;
+            let early = taken.sequenced.map(|reply| Pending {
                 due: last_sequence,
                 reply,
+                answer: answer.clone(),
+            });
+            let pending = Pending {
+                due: last_sequence,
+                reply: taken.reply,
                 answer,
             };
-            match ack {
-                Ack::Sequenced if appended => self.at_once.push_back(pending),
-                Ack::Sequenced => self.sequenced.push(pending),
+            let mut at_sequenced = |pending| match appended {
+                true => self.at_once.push_back(pending),
+                false => self.sequenced.push(pending),
+            };
+            early.into_iter().for_each(&mut at_sequenced);
+            match taken.ack {
+                Ack::Sequenced => at_sequenced(pending),
                 Ack::Durable => self.durable.push(pending),
             }
         }
@@ -378,21 +424,22 @@ impl<M: Machine> Writer<M> {
             Some(cause) => cause.to_string().into(),
             None => "the block was refused".into(),
         };
-        for (submission, _) in self.drained.drain(..) {
-            (submission.reply)(Err(SubmitError::Poisoned {
+        let refuse = |reply: Reply<M::Outcome>| {
+            reply(Err(SubmitError::Poisoned {
                 cause: Arc::clone(&cause),
             }));
+        };
+        for Drained { submission, .. } in self.drained.drain(..) {
+            submission.sequenced.into_iter().for_each(refuse);
+            refuse(submission.reply);
         }
         // Left over when a reply panicked.
         for pending in self.at_once.drain(..) {
-            (pending.reply)(Err(SubmitError::Poisoned {
-                cause: Arc::clone(&cause),
-            }));
+            refuse(pending.reply);
         }
         for taken in self.taken.drain(..) {
-            (taken.reply)(Err(SubmitError::Poisoned {
-                cause: Arc::clone(&cause),
-            }));
+            taken.sequenced.into_iter().for_each(refuse);
+            refuse(taken.reply);
         }
         self.commands.clear();
         self.outcomes.clear();

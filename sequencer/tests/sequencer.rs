@@ -6,10 +6,12 @@ mod common;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, TryRecvError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use common::{Memory, PATIENCE, answer, body, folder, start, start_with, submission, submit};
+use common::{
+    Memory, PATIENCE, answer, body, folder, start, start_with, submission, submit, submit_for_both,
+};
 use karat_sequencer::log::journal::DiskStep;
 use karat_sequencer::{
     Ack, Clock, IngressOffset, Journal, JournalConfig, Log, LogError, ManualClock, MemoryConfig,
@@ -127,6 +129,91 @@ fn on_a_log_that_acknowledges_late_sequenced_waits_for_the_acknowledgement() {
     disk.release_flush();
     for (index, received) in received.iter().enumerate() {
         assert_eq!(answer(received).unwrap().first_sequence, index as u64 + 1);
+    }
+    handle.stop().unwrap();
+}
+
+#[test]
+fn who_asks_for_both_levels_is_answered_at_each_with_the_same() {
+    let disk = MemoryDisk::new();
+    let (log, recovery) = memory_log(&disk);
+    let handle = start(log, &recovery);
+    disk.hold_flush();
+    let (durable, sequenced) = submit_for_both(&handle, &[body(1, 10), body(2, 10)]);
+    let early = answer(&sequenced).unwrap();
+    assert_eq!(
+        (early.first_sequence, &early.outcomes[..]),
+        (1, &[1, 2][..])
+    );
+    assert_eq!(durable.try_recv(), Err(TryRecvError::Empty));
+    disk.release_flush();
+    assert_eq!(answer(&durable).unwrap(), early);
+    assert_eq!(sequenced.try_recv(), Err(TryRecvError::Disconnected));
+    handle.stop().unwrap();
+}
+
+#[test]
+fn on_a_log_that_acknowledges_late_both_levels_wait_for_the_acknowledgement() {
+    let disk = MemoryDisk::new();
+    let config = MemoryConfig {
+        appended_when_durable: true,
+        ..MemoryConfig::default()
+    };
+    let (log, recovery) = MemoryLog::open(&disk, config).unwrap();
+    let handle = start(log, &recovery);
+    disk.hold_flush();
+    let (durable, sequenced) = submit_for_both(&handle, &[body(1, 10)]);
+    for received in [&durable, &sequenced] {
+        assert_eq!(
+            received.recv_timeout(Duration::from_millis(20)),
+            Err(RecvTimeoutError::Timeout)
+        );
+    }
+    disk.release_flush();
+    assert_eq!(answer(&sequenced).unwrap(), answer(&durable).unwrap());
+    handle.stop().unwrap();
+}
+
+#[test]
+fn a_failed_append_answers_both_levels_and_a_failed_flush_only_the_one_that_needs_it() {
+    let failing = |config| {
+        let disk = MemoryDisk::new();
+        let (log, recovery) = MemoryLog::open(&disk, config).unwrap();
+        let handle = start(log, &recovery);
+        let (durable, sequenced) = submit_for_both(&handle, &[body(1, 10)]);
+        let answers = (answer(&sequenced), answer(&durable));
+        let _ = handle.stop();
+        answers
+    };
+    let poisoned =
+        |answer: &Result<_, SubmitError>| matches!(answer, Err(SubmitError::Poisoned { .. }));
+    let (sequenced, durable) = failing(MemoryConfig {
+        fail_append: Some(2),
+        ..MemoryConfig::default()
+    });
+    assert!(poisoned(&sequenced) && poisoned(&durable));
+    let (_, durable) = failing(MemoryConfig {
+        fail_flush: Some(2),
+        ..MemoryConfig::default()
+    });
+    assert!(poisoned(&durable));
+}
+
+#[test]
+fn the_moments_of_a_submission_follow_each_other() {
+    let disk = MemoryDisk::new();
+    let (log, recovery) = memory_log(&disk);
+    let handle = start(log, &recovery);
+    let before = Instant::now();
+    let received: Vec<_> = (0..200)
+        .map(|index| submit(&handle, &[body(index, 10)], Ack::Sequenced))
+        .collect();
+    for received in &received {
+        let times = answer(received).unwrap().times;
+        assert!(before <= times.submitted && times.submitted <= times.taken);
+        assert!(times.taken <= times.appended && times.appended <= times.applied);
+        let stages = times.queue() + times.append() + times.apply();
+        assert_eq!(stages, times.applied - times.submitted);
     }
     handle.stop().unwrap();
 }

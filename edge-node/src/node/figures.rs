@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use super::budget::{Budget, BudgetSnapshot, Spent};
 use crate::ladder::{Direction, Step};
 
 /// Longest time for one asset that the histogram tells apart, microseconds: ten minutes.
@@ -23,6 +24,7 @@ pub struct NodeFigures {
     spooled: AtomicU64,
     reconnects: AtomicU64,
     slow: Mutex<Slow>,
+    budget: Mutex<Budget>,
 }
 
 /// What changes rarely or not in one word.
@@ -70,6 +72,8 @@ pub struct NodeSnapshot {
     pub steps_down: u64,
     /// Changes back to a better one.
     pub steps_up: u64,
+    /// Where the time goes between pixels and SEQUENCED.
+    pub budget: BudgetSnapshot,
 }
 
 impl NodeSnapshot {
@@ -83,6 +87,8 @@ impl NodeFigures {
     /// The figures now. Counts are read one after another, so a running node's may be apart by what happens meanwhile.
     pub fn snapshot(&self) -> NodeSnapshot {
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        // Copied first: quantiles take longer than the connection should wait for the lock.
+        let budget = self.budget().clone().snapshot();
         let slow = self.slow();
         let quantile = |share| {
             let histogram = slow.generate_us.as_ref();
@@ -112,6 +118,7 @@ impl NodeFigures {
                 .collect(),
             steps_down: slow.steps_down,
             steps_up: slow.steps_up,
+            budget,
         }
     }
 
@@ -139,17 +146,18 @@ impl NodeFigures {
         }
     }
 
-    /// A micro-batch is in the spool.
-    pub(super) fn count_generated(&self, count: usize, spoiled: usize, us_an_asset: u64) {
-        self.generated.fetch_add(count as u64, Ordering::Relaxed);
-        self.spoiled.fetch_add(spoiled as u64, Ordering::Relaxed);
+    /// An asset is in the spool.
+    pub(super) fn count_generated(&self, spoiled: bool, us_an_asset: u64) {
+        self.generated.fetch_add(1, Ordering::Relaxed);
+        self.spoiled
+            .fetch_add(u64::from(spoiled), Ordering::Relaxed);
         let mut slow = self.slow();
         if slow.generate_us.is_none() {
             // Three digits, 10 minutes: the arguments are in range, so this cannot fail; without it only quantiles lack.
             slow.generate_us = Histogram::new_with_bounds(1, GENERATE_US_MAX, 3).ok();
         }
         if let Some(histogram) = slow.generate_us.as_mut() {
-            histogram.saturating_record_n(us_an_asset.clamp(1, GENERATE_US_MAX), count as u64);
+            histogram.saturating_record(us_an_asset.clamp(1, GENERATE_US_MAX));
         }
     }
 
@@ -176,6 +184,15 @@ impl NodeFigures {
 
     pub(super) fn set_spooled(&self, count: usize) {
         self.spooled.store(count as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn record_budget(&self, spent: &[Spent]) {
+        let mut budget = self.budget();
+        spent.iter().for_each(|one| budget.record(one));
+    }
+
+    fn budget(&self) -> MutexGuard<'_, Budget> {
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn slow(&self) -> MutexGuard<'_, Slow> {

@@ -1,13 +1,16 @@
 //! The generating thread: seeds, traits, model, PNG, spool.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use karat_proto::{Digest, v1};
 use tokio::sync::oneshot;
 
+use super::budget::Made;
 use super::rungs;
 use super::shared::Shared;
 use super::spoil::spoil;
+use super::spool::SpoolError;
 use super::{NodeConfig, NodeError};
 use crate::generator::{GenerationRequest, Generator};
 use crate::pixels::{Pixels, encode_png};
@@ -171,58 +174,87 @@ struct Generation<'a> {
 impl Generation<'_> {
     fn micro_batch(&mut self, count: usize) -> Result<(), NodeError> {
         let first = self.shared.spool(|spool| spool.reserve(count))?;
+        // Where the backend runs one image after the other, each is on its way before the next one is begun.
+        let at_once = count.min(self.generator.run_most());
+        for begin in (first..first + count as u64).step_by(at_once) {
+            let end = (begin + at_once as u64).min(first + count as u64);
+            self.run(begin..end)?;
+        }
+        Ok(())
+    }
+
+    /// One run of the model.
+    fn run(&mut self, indexes: Range<u64>) -> Result<(), NodeError> {
         let start = Instant::now();
-        let mut requests = Vec::with_capacity(count);
-        for index in first..first + count as u64 {
+        let mut requests = Vec::new();
+        for index in indexes.clone() {
             let seed = self.config.secret.seed(index);
             requests.push(GenerationRequest {
                 seed,
                 traits: self.solver.draw(&seed)?,
             });
         }
-        let generated = self.generator.generate(&requests)?;
-        let manifest = self.generator.manifest();
-        let mut spoiled = 0;
-        let mut assets = Vec::with_capacity(count);
-        for ((index, request), asset) in (first..).zip(requests).zip(generated) {
-            let mut content = asset.png;
-            if self.config.spoil_ppm > 0 {
-                let (width, height) = (manifest.image_width, manifest.image_height);
-                let mut image = Pixels {
-                    width,
-                    height,
-                    rgb: asset.pixels,
-                };
-                if spoil(&request.seed, self.config.spoil_ppm, &mut image) {
-                    content = encode_png(width, height, &image.rgb)
-                        .map_err(crate::generator::GeneratorError::from)?;
-                    spoiled += 1;
-                }
-            }
-            let lineage = v1::Lineage {
-                model: manifest.digest.to_vec().into(),
-                variant: self.generator.variant().to_owned(),
-                seed: request.seed.to_vec().into(),
-            };
-            assets.push((
-                index,
-                v1::EdgeAsset {
-                    // The spool derives it from collection, index and attempt.
-                    id: Default::default(),
-                    collection: self.config.collection,
-                    // Open for claims.
-                    owner: Default::default(),
-                    traits: request.traits.into(),
-                    lineage: Some(lineage),
-                    content: content.into(),
-                },
-            ));
+        let pixels = self.generator.generate_pixels(&requests)?;
+        let ready = Instant::now();
+        let model_share = (ready - start) / requests.len().max(1) as u32;
+        let images = pixels.chunks_exact(self.generator.manifest().pixel_bytes());
+        for ((index, request), image) in indexes.zip(requests).zip(images) {
+            self.encode_and_spool(index, request, image, ready, model_share)?;
         }
-        let us_an_asset = start.elapsed().as_micros() as u64 / count as u64;
-        self.shared.spool(|spool| spool.append(&assets))?;
-        self.shared
-            .figures
-            .count_generated(count, spoiled, us_an_asset);
+        Ok(())
+    }
+
+    /// Each asset goes into the spool, and so on its way, before the next one of its micro-batch is encoded.
+    fn encode_and_spool(
+        &self,
+        index: u64,
+        request: GenerationRequest,
+        image: &[u8],
+        ready: Instant,
+        model_share: Duration,
+    ) -> Result<(), NodeError> {
+        let began = Instant::now();
+        let manifest = self.generator.manifest();
+        let mut image = Pixels {
+            width: manifest.image_width,
+            height: manifest.image_height,
+            rgb: image.to_vec(),
+        };
+        let spoiled =
+            self.config.spoil_ppm > 0 && spoil(&request.seed, self.config.spoil_ppm, &mut image);
+        let content = encode_png(image.width, image.height, &image.rgb)
+            .map_err(crate::generator::GeneratorError::from)?;
+        let encoded = Instant::now();
+        let lineage = v1::Lineage {
+            model: manifest.digest.to_vec().into(),
+            variant: self.generator.variant().to_owned(),
+            seed: request.seed.to_vec().into(),
+        };
+        let asset = v1::EdgeAsset {
+            // The spool derives it from collection, index and attempt.
+            id: Default::default(),
+            collection: self.config.collection,
+            // Open for claims.
+            owner: Default::default(),
+            traits: request.traits.into(),
+            lineage: Some(lineage),
+            content: content.into(),
+        };
+        let made = Made {
+            ready,
+            began,
+            encoded,
+        };
+        self.shared.change(|state| {
+            let Some(spool) = state.spool.as_mut() else {
+                return Ok(());
+            };
+            spool.append(&[(index, asset)])?;
+            state.on_the_way.begin(index, made);
+            Ok::<_, SpoolError>(())
+        })?;
+        let us_an_asset = (model_share + (encoded - began)).as_micros() as u64;
+        self.shared.figures.count_generated(spoiled, us_an_asset);
         Ok(())
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use super::budget::OnTheWay;
 use super::figures::NodeFigures;
 use super::spool::{Spool, SpoolError};
 
@@ -20,6 +21,8 @@ pub enum Ending {
 /// What both threads see; under one lock.
 pub struct State {
     pub spool: Option<Spool>,
+    /// Times of what is in the spool.
+    pub on_the_way: OnTheWay,
     /// Most credits that are ever out; none while there is no connection.
     pub credits_max: Option<u32>,
     /// The realm is paused.
@@ -69,6 +72,7 @@ impl Shared {
         Shared {
             state: Mutex::new(State {
                 spool: Some(spool),
+                on_the_way: OnTheWay::default(),
                 // Nothing is made before the first attempt to connect says what is wanted.
                 credits_max: Some(0),
                 paused: false,

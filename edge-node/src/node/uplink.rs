@@ -223,6 +223,7 @@ impl Uplink<'_> {
                 name: self.model.name.clone(),
                 role: v1::ModelRole::Generator.into(),
             }],
+            sequenced: true,
         };
         if sender
             .try_send(v1::EdgeRequest {

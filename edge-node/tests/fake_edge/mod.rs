@@ -41,6 +41,8 @@ pub struct World {
     pub answer_after: Duration,
     pub refuse_hello: Option<Status>,
     pub credits_max: u32,
+    /// Where the engine's time goes, as it says; an old engine says nothing, and nothing at SEQUENCED either.
+    pub stages: Option<v1::Stages>,
     pub violations: Vec<String>,
     pub hellos: Vec<v1::Hello>,
     random: ChaCha8Rng,
@@ -149,6 +151,7 @@ impl FakeEdge {
             answer_after: Duration::ZERO,
             refuse_hello: None,
             credits_max: 32,
+            stages: None,
             violations: Vec::new(),
             hellos: Vec::new(),
             random: ChaCha8Rng::seed_from_u64(seed),
@@ -317,7 +320,7 @@ async fn take(
     sender: &Answers,
     open: &Arc<AtomicU64>,
 ) -> Result<(), ()> {
-    let (outcomes, breaks, answer_after) = {
+    let (outcomes, breaks, answer_after, stages) = {
         let mut world = world.lock().unwrap();
         let every = world.break_every;
         let breaks = world.one_in(every);
@@ -329,17 +332,33 @@ async fn take(
             .iter()
             .map(|asset| world.decide(asset))
             .collect();
-        (outcomes, breaks, world.answer_after)
+        (outcomes, breaks, world.answer_after, world.stages)
     };
     if breaks {
         return Err(());
     }
     let (sender, open) = (sender.clone(), open.clone());
+    let in_order: Vec<_> = outcomes
+        .iter()
+        .filter(|outcome| outcome.sequence > 0)
+        .cloned()
+        .collect();
+    if stages.is_some() && !in_order.is_empty() {
+        let _ = sender.send(down(Down::Outcomes(v1::EdgeOutcomes {
+            outcomes: in_order,
+            ack: v1::AckLevel::Sequenced.into(),
+            stages,
+        })));
+    }
     let answer = async move {
         tokio::time::sleep(answer_after).await;
         let amount = outcomes.len() as u32;
         open.fetch_sub(u64::from(amount), Ordering::SeqCst);
-        let _ = sender.send(down(Down::Outcomes(v1::EdgeOutcomes { outcomes })));
+        let _ = sender.send(down(Down::Outcomes(v1::EdgeOutcomes {
+            outcomes,
+            ack: v1::AckLevel::Durable.into(),
+            stages,
+        })));
         let _ = sender.send(down(Down::Credits(v1::Credits { amount })));
     };
     match answer_after.is_zero() {

@@ -39,6 +39,21 @@ pub fn shown(status: &v1::GetStatusResponse) -> Value {
             })
         })
         .collect();
+    let stages: Vec<_> = status
+        .stages
+        .iter()
+        .map(|one| {
+            json!({
+                "stage": one.stage,
+                "count": one.count,
+                "mean_ns": one.mean_ns,
+                "p50_ns": one.p50_ns,
+                "p99_ns": one.p99_ns,
+                "p999_ns": one.p999_ns,
+                "max_ns": one.max_ns,
+            })
+        })
+        .collect();
     let figures: serde_json::Map<String, Value> = status
         .figures
         .iter()
@@ -56,6 +71,7 @@ pub fn shown(status: &v1::GetStatusResponse) -> Value {
         "contract": hexadecimal(&status.contract),
         "chain_id": status.chain_id,
         "latencies": latencies,
+        "stages": stages,
         "figures": figures,
     })
 }

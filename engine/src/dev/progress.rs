@@ -93,7 +93,7 @@ fn line(picture: &Picture<'_>) -> String {
         ..
     } = picture;
     format!(
-        "{:6.1}s generated {} by {}{} sequenced {} verified {} rejected {} review {} traded {} settled {} refused {} gas/asset {} | {}",
+        "{:6.1}s generated {} by {}{} sequenced {} verified {} rejected {} review {} traded {} settled {} refused {} gas/asset {} | {} | {}",
         picture.elapsed.as_secs_f64(),
         node.generated,
         node.variant,
@@ -107,6 +107,7 @@ fn line(picture: &Picture<'_>) -> String {
         node.refused_count(),
         gas(picture),
         latency_text(&status.latencies),
+        node.budget.line(),
     )
 }
 
@@ -191,5 +192,6 @@ fn block(picture: &Picture<'_>) -> String {
             one.max_us
         ));
     }
+    text.push_str(&format!("\n{}", node.budget.table()));
     text
 }

@@ -80,6 +80,7 @@ impl Summary {
             "seconds": (self.seconds * 1000.0).round() / 1000.0,
             "first_settled_seconds": self.first_settled_seconds,
             "resident_bytes": resident_bytes(),
+            "budget": self.node.budget,
             "status": crate::cli::status_json(&self.status),
         })
     }
@@ -112,13 +113,14 @@ impl Summary {
             steps_text(&self.node)
         ));
         text.push_str(&format!(
-            "\n{} traded, {} revised, {} redeemed; gas an asset {}\n{}\nthe books {}\n",
+            "\n{} traded, {} revised, {} redeemed; gas an asset {}\n{}\n\n{}\nthe books {}\n",
             books.traded,
             books.revised,
             books.redeemed,
             self.gas_an_asset
                 .map_or("-".into(), |gas| format!("{gas:.0}")),
             latency_text(&self.status.latencies),
+            self.node.budget.table(),
             if self.is_closed() {
                 "close"
             } else {

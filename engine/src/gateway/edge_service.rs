@@ -1,24 +1,28 @@
 //! The Edge service: edge nodes attest their models, get credits, and stream assets in.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures::Stream;
 use karat_proto::convert::{self, Refused};
-use karat_proto::event::EventKind;
+use karat_proto::event::{EventKind, Outcome};
 use karat_proto::v1::command::Kind;
 use karat_proto::v1::edge_request::Kind as Up;
 use karat_proto::v1::edge_response::Kind as Down;
 use karat_proto::v1::edge_server::Edge;
 use karat_proto::v1::{AckLevel, DirectiveKind};
-use karat_proto::{Account, Code, Digest, limits, v1};
-use karat_sequencer::Ack;
+use karat_proto::{Account, Code, CommandId, Digest, limits, v1};
+use karat_sequencer::{Ack, Answer, Reply, SubmitError};
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Gateway;
 use super::admission::admit;
+use crate::stage_counts::Way;
 
 /// Most assets in one message.
 const ASSETS_A_MESSAGE_MAX: usize = 64;
@@ -31,11 +35,60 @@ pub struct EdgeService {
     pub(super) gateway: Arc<Gateway>,
 }
 
-type Answers = mpsc::UnboundedSender<Result<v1::EdgeResponse, Status>>;
+type Answers = mpsc::UnboundedSender<Outgoing>;
+
+/// One message on its way down.
+enum Outgoing {
+    Ready(Result<v1::EdgeResponse, Status>),
+    /// Turned into a message where it is sent, so that the sequencer's threads are not kept.
+    Answered {
+        ids: Arc<[CommandId]>,
+        outcomes: Vec<Outcome>,
+        ack: AckLevel,
+        way: Way,
+    },
+}
+
+/// What goes down to one node.
+pub struct Downlink {
+    gateway: Arc<Gateway>,
+    receiver: mpsc::UnboundedReceiver<Outgoing>,
+}
+
+impl Stream for Downlink {
+    type Item = Result<v1::EdgeResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let outgoing = std::task::ready!(self.receiver.poll_recv(context));
+        Poll::Ready(outgoing.map(|outgoing| match outgoing {
+            Outgoing::Ready(message) => message,
+            Outgoing::Answered {
+                ids,
+                outcomes,
+                ack,
+                way,
+            } => {
+                let stages = way.stages();
+                if ack == AckLevel::Sequenced {
+                    self.gateway.stages.record(&stages, true);
+                }
+                let outcomes = ids
+                    .iter()
+                    .zip(&outcomes)
+                    .map(|(id, outcome)| convert::outcome_to_wire(id, outcome));
+                message(Down::Outcomes(v1::EdgeOutcomes {
+                    outcomes: outcomes.collect(),
+                    ack: ack.into(),
+                    stages: Some(stages),
+                }))
+            }
+        }))
+    }
+}
 
 #[tonic::async_trait]
 impl Edge for EdgeService {
-    type ConnectStream = UnboundedReceiverStream<Result<v1::EdgeResponse, Status>>;
+    type ConnectStream = Downlink;
 
     async fn connect(
         &self,
@@ -69,7 +122,8 @@ impl Edge for EdgeService {
             serve_node(&gateway, requests, &sender, &node).await;
             directives.abort();
         });
-        Ok(Response::new(UnboundedReceiverStream::new(receiver)))
+        let gateway = self.gateway.clone();
+        Ok(Response::new(Downlink { gateway, receiver }))
     }
 }
 
@@ -77,6 +131,8 @@ struct Node {
     name: String,
     account: Account,
     models: Vec<Digest>,
+    /// It wants outcomes at SEQUENCED as well.
+    sequenced: bool,
 }
 
 impl Node {
@@ -97,15 +153,20 @@ impl Node {
             name: hello.node,
             account,
             models,
+            sequenced: hello.sequenced,
         })
     }
 }
 
-fn down(kind: Down) -> Result<v1::EdgeResponse, Status> {
+fn message(kind: Down) -> Result<v1::EdgeResponse, Status> {
     Ok(v1::EdgeResponse { kind: Some(kind) })
 }
 
-fn directive(kind: DirectiveKind, model: &[u8], reason: &str) -> Result<v1::EdgeResponse, Status> {
+fn down(kind: Down) -> Outgoing {
+    Outgoing::Ready(message(kind))
+}
+
+fn directive(kind: DirectiveKind, model: &[u8], reason: &str) -> Outgoing {
     down(Down::Directive(v1::Directive {
         kind: kind.into(),
         model: Bytes::copy_from_slice(model),
@@ -140,7 +201,7 @@ async fn serve_node(
         "edge node connected"
     );
     // Credits that the node holds or has under way; a node that sends more than it was given is cut off.
-    let open = Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let open = Arc::new(AtomicU32::new(0));
     loop {
         match requests.message().await {
             Ok(Some(v1::EdgeRequest {
@@ -148,21 +209,20 @@ async fn serve_node(
             })) => {
                 let count = assets.assets.len();
                 let within = count <= ASSETS_A_MESSAGE_MAX
-                    && open.fetch_add(count as u32, std::sync::atomic::Ordering::AcqRel)
-                        + count as u32
-                        <= credits_max;
+                    && open.fetch_add(count as u32, Ordering::AcqRel) + count as u32 <= credits_max;
                 if !within {
                     let message = format!(
                         "{count} assets pass the bound of {ASSETS_A_MESSAGE_MAX} a message or the credits"
                     );
-                    let _ = sender.send(Err(Status::resource_exhausted(message)));
+                    let cut_off = Err(Status::resource_exhausted(message));
+                    let _ = sender.send(Outgoing::Ready(cut_off));
                     break;
                 }
                 take_assets(gateway, assets.assets, node, sender, &open);
             }
             Ok(Some(_)) => {
                 let message = "after the Hello only assets may follow";
-                let _ = sender.send(Err(Status::invalid_argument(message)));
+                let _ = sender.send(Outgoing::Ready(Err(Status::invalid_argument(message))));
                 break;
             }
             // The node is gone; what it sent stands.
@@ -177,15 +237,16 @@ fn take_assets(
     assets: Vec<v1::EdgeAsset>,
     node: &Node,
     sender: &Answers,
-    open: &Arc<std::sync::atomic::AtomicU32>,
+    open: &Arc<AtomicU32>,
 ) {
-    let now = Instant::now();
+    let received = Instant::now();
     let mut prepared = Vec::with_capacity(assets.len());
     let mut refused_outcomes = Vec::new();
+    let mut digest = Duration::ZERO;
     for asset in assets {
         let id = asset.id.clone();
         let admitted = check_model(gateway, node, &asset)
-            .and_then(|()| admit(&*gateway.core.content, mint_of(asset, node)));
+            .and_then(|()| admit(&*gateway.core.content, mint_of(asset, node), &mut digest));
         match admitted {
             Ok(one) => prepared.push(one),
             Err(refused) => {
@@ -194,62 +255,123 @@ fn take_assets(
             }
         }
     }
-    let ids: Vec<_> = prepared.iter().map(|one| one.command.id).collect();
-    answer(sender, open, refused_outcomes);
+    let to_node = ToNode {
+        gateway: gateway.clone(),
+        sender: sender.clone(),
+        open: open.clone(),
+        ids: prepared.iter().map(|one| one.command.id).collect(),
+        received,
+        digest,
+    };
+    to_node.refuse(refused_outcomes);
     if prepared.is_empty() {
         return;
     }
-    let for_reply = (gateway.clone(), sender.clone(), open.clone(), ids.clone());
-    let reply = Box::new(move |answered: Result<karat_sequencer::Answer<_>, _>| {
-        let (gateway, sender, open, ids) = for_reply;
-        match answered {
-            Ok(answered) => {
-                gateway
-                    .latencies
-                    .record(AckLevel::Durable, now.elapsed(), ids.len() as u64);
-                for outcome in &answered.outcomes {
-                    if super::submit::has_more_to_wait_for(outcome) && !outcome.replayed {
-                        gateway.acks.wait(outcome, AckLevel::Verified, now, None);
-                        gateway.acks.wait(outcome, AckLevel::Settled, now, None);
-                    }
-                }
-                let outcomes = ids
-                    .iter()
-                    .zip(&answered.outcomes)
-                    .map(|(id, outcome)| convert::outcome_to_wire(id, outcome));
-                answer(&sender, &open, outcomes.collect());
-            }
-            Err(error) => {
-                let refused = crate::core::submit_refusal(&error);
-                let outcomes = ids
-                    .iter()
-                    .map(|id| convert::refusal_to_wire(&id.0, &refused, 1000));
-                answer(&sender, &open, outcomes.collect());
-            }
-        }
-    });
-    if let Err((error, _)) = gateway.core.submit(prepared, Ack::Durable, reply) {
+    let last = to_node.clone();
+    let durable: Reply<Outcome> = Box::new(move |answered| last.durable(answered));
+    let submitted = if node.sequenced {
+        let early = to_node.clone();
+        let sequenced: Reply<Outcome> = Box::new(move |answered| early.sequenced(answered));
+        gateway.core.submit_for_both(prepared, sequenced, durable)
+    } else {
+        gateway.core.submit(prepared, Ack::Durable, durable)
+    };
+    if let Err((error, _)) = submitted {
         let retry_after_ms = match error {
-            karat_sequencer::SubmitError::Overloaded { retry_after_ms } => retry_after_ms as u32,
+            SubmitError::Overloaded { retry_after_ms } => retry_after_ms as u32,
             _ => 1000,
         };
-        let refused = crate::core::submit_refusal(&error);
-        let outcomes = ids
-            .iter()
-            .map(|id| convert::refusal_to_wire(&id.0, &refused, retry_after_ms));
-        answer(sender, open, outcomes.collect());
+        to_node.refuse_all(&error, retry_after_ms);
     }
 }
 
-/// Sends outcomes and gives their credits back.
-fn answer(sender: &Answers, open: &std::sync::atomic::AtomicU32, outcomes: Vec<v1::Outcome>) {
-    let amount = outcomes.len() as u32;
-    if amount == 0 {
-        return;
+/// Answers the assets of one message.
+#[derive(Clone)]
+struct ToNode {
+    gateway: Arc<Gateway>,
+    sender: Answers,
+    /// Credits that are out.
+    open: Arc<AtomicU32>,
+    /// Of the assets that were submitted.
+    ids: Arc<[CommandId]>,
+    received: Instant,
+    /// Time spent hashing their content.
+    digest: Duration,
+}
+
+impl ToNode {
+    /// Their place in the order and their outcomes, which are final once they are durable: credits stay out.
+    fn sequenced(&self, answered: Result<Answer<Outcome>, SubmitError>) {
+        // A failed log is answered where the final outcomes would be.
+        if let Ok(answered) = answered {
+            self.send(answered, AckLevel::Sequenced);
+        }
     }
-    open.fetch_sub(amount, std::sync::atomic::Ordering::AcqRel);
-    let _ = sender.send(down(Down::Outcomes(v1::EdgeOutcomes { outcomes })));
-    let _ = sender.send(down(Down::Credits(v1::Credits { amount })));
+
+    fn durable(&self, answered: Result<Answer<Outcome>, SubmitError>) {
+        match answered {
+            Ok(answered) => {
+                let (gateway, since) = (&self.gateway, self.received);
+                for outcome in &answered.outcomes {
+                    if super::submit::has_more_to_wait_for(outcome) && !outcome.replayed {
+                        gateway.acks.wait(outcome, AckLevel::Verified, since, None);
+                        gateway.acks.wait(outcome, AckLevel::Settled, since, None);
+                    }
+                }
+                self.send(answered, AckLevel::Durable);
+                self.give_credits_back(self.ids.len());
+            }
+            Err(error) => self.refuse_all(&error, 1000),
+        }
+    }
+
+    fn send(&self, answered: Answer<Outcome>, ack: AckLevel) {
+        let count = self.ids.len() as u64;
+        self.gateway
+            .latencies
+            .record(ack, self.received.elapsed(), count);
+        let _ = self.sender.send(Outgoing::Answered {
+            ids: self.ids.clone(),
+            outcomes: answered.outcomes,
+            ack,
+            way: Way {
+                received: self.received,
+                digest: self.digest,
+                times: answered.times,
+            },
+        });
+    }
+
+    fn refuse_all(&self, error: &SubmitError, retry_after_ms: u32) {
+        let refused = crate::core::submit_refusal(error);
+        let outcomes = self
+            .ids
+            .iter()
+            .map(|id| convert::refusal_to_wire(&id.0, &refused, retry_after_ms));
+        self.refuse(outcomes.collect());
+    }
+
+    /// Sends outcomes that have no place in the order.
+    fn refuse(&self, outcomes: Vec<v1::Outcome>) {
+        let count = outcomes.len();
+        if count == 0 {
+            return;
+        }
+        let _ = self.sender.send(down(Down::Outcomes(v1::EdgeOutcomes {
+            outcomes,
+            ack: AckLevel::Unspecified.into(),
+            stages: None,
+        })));
+        self.give_credits_back(count);
+    }
+
+    fn give_credits_back(&self, count: usize) {
+        let amount = count as u32;
+        self.open.fetch_sub(amount, Ordering::AcqRel);
+        let _ = self
+            .sender
+            .send(down(Down::Credits(v1::Credits { amount })));
+    }
 }
 
 fn check_model(gateway: &Gateway, node: &Node, asset: &v1::EdgeAsset) -> Result<(), Refused> {

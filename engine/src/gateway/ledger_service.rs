@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::Stream;
@@ -20,6 +20,7 @@ use super::admission::admit;
 use super::submit::{self, Outcomes, has_more_to_wait_for, is_about_an_asset, level_of, log_ack};
 use super::wire::asset_to_wire;
 use super::{Gateway, refusal_status, watch};
+use crate::stage_counts::Way;
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -96,7 +97,8 @@ impl Ledger for LedgerService {
             .command
             .ok_or_else(|| Status::invalid_argument("command is not set"))?;
         let core = &self.gateway.core;
-        let prepared = admit(&*core.content, command).map_err(|refusal| {
+        let mut digest = Duration::ZERO;
+        let prepared = admit(&*core.content, command, &mut digest).map_err(|refusal| {
             self.gateway.count_door_refusal(refusal.code);
             refused(refusal)
         })?;
@@ -128,6 +130,13 @@ impl Ledger for LedgerService {
             AckLevel::Durable
         };
         self.gateway.latencies.record(logged, now.elapsed(), 1);
+        let way = Way {
+            received: now,
+            digest,
+            times: answer.times,
+        };
+        let at_sequenced = logged == AckLevel::Sequenced;
+        self.gateway.stages.record(&way.stages(), at_sequenced);
         let mut wire = convert::outcome_to_wire(&id, &outcome);
         let mut reached = logged;
         if matches!(level, AckLevel::Verified | AckLevel::Settled)

@@ -34,6 +34,7 @@ pub use admission::png_limits;
 use crate::core::Core;
 use crate::latency::Latencies;
 use crate::settlement::Settlement;
+use crate::stage_counts::StageCounts;
 use crate::verifier::Verifier;
 
 /// Flow-control windows of a connection and its streams: enough for a full pipe of batches on loopback.
@@ -72,6 +73,8 @@ pub struct Gateway {
     pub acks: Arc<AckTracker>,
     /// Latency by ack level.
     pub latencies: Arc<Latencies>,
+    /// Where answers spend their time.
+    pub stages: StageCounts,
     streams: Arc<Semaphore>,
     door_refusals: Vec<AtomicU64>,
 }
@@ -95,6 +98,7 @@ impl Gateway {
             verifier,
             acks,
             latencies,
+            stages: StageCounts::default(),
             streams,
             door_refusals,
         })

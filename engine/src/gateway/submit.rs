@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::Stream;
 use karat_proto::convert::{self, Refused};
@@ -17,6 +17,7 @@ use tonic::{Status, Streaming};
 use super::Gateway;
 use super::acks::Client;
 use super::admission::{RateLimit, admit};
+use crate::stage_counts::Way;
 
 /// One answer on its way out, and the commands that leave the stream's window with it.
 pub(super) struct Outgoing {
@@ -31,11 +32,13 @@ enum Response {
         ids: Vec<CommandId>,
         outcomes: Vec<Outcome>,
         ack: AckLevel,
+        way: Way,
     },
 }
 
 /// Outcomes of one stream. Taking one out makes room in the stream's window.
 pub struct Outcomes {
+    gateway: Arc<Gateway>,
     receiver: mpsc::UnboundedReceiver<Outgoing>,
     window: Arc<Semaphore>,
     _here: Arc<()>,
@@ -53,14 +56,23 @@ impl Stream for Outcomes {
                 self.window.add_permits(outgoing.commands);
                 Poll::Ready(Some(Ok(match outgoing.response {
                     Response::Ready(response) => response,
-                    Response::Answered { ids, outcomes, ack } => v1::SubmitResponse {
-                        ack: ack.into(),
-                        outcomes: ids
-                            .iter()
-                            .zip(&outcomes)
-                            .map(|(id, outcome)| convert::outcome_to_wire(id, outcome))
-                            .collect(),
-                    },
+                    Response::Answered {
+                        ids,
+                        outcomes,
+                        ack,
+                        way,
+                    } => {
+                        let at_sequenced = ack == AckLevel::Sequenced;
+                        self.gateway.stages.record(&way.stages(), at_sequenced);
+                        v1::SubmitResponse {
+                            ack: ack.into(),
+                            outcomes: ids
+                                .iter()
+                                .zip(&outcomes)
+                                .map(|(id, outcome)| convert::outcome_to_wire(id, outcome))
+                                .collect(),
+                        }
+                    }
                 })))
             }
         }
@@ -99,7 +111,7 @@ pub(super) fn open(
     let here = Arc::new(());
     let (sender, receiver) = mpsc::unbounded_channel();
     let reader = StreamReader {
-        gateway,
+        gateway: gateway.clone(),
         sender,
         window: window.clone(),
         here: Arc::downgrade(&here),
@@ -107,6 +119,7 @@ pub(super) fn open(
     tokio::spawn(reader.run(requests));
     // Unbounded in form only: every command in the channel holds a place in the window.
     Outcomes {
+        gateway,
         receiver,
         window,
         _here: here,
@@ -188,9 +201,10 @@ impl StreamReader {
         let mut about_assets = Vec::with_capacity(commands.len());
         let mut prepared = Vec::with_capacity(commands.len());
         let mut refused_outcomes = Vec::new();
+        let mut digest = Duration::ZERO;
         for command in commands {
             let id = command.id.clone();
-            match admit(&*self.gateway.core.content, command) {
+            match admit(&*self.gateway.core.content, command, &mut digest) {
                 Ok(one) => {
                     ids.push(one.command.id);
                     about_assets.push(is_about_an_asset(&one.command.kind));
@@ -232,6 +246,11 @@ impl StreamReader {
                         ids,
                         outcomes: answer.outcomes,
                         ack: level,
+                        way: Way {
+                            received: now,
+                            digest,
+                            times: answer.times,
+                        },
                     };
                     // The client may have gone; what it asked for stands.
                     let _ = sender.send(Outgoing { response, commands });

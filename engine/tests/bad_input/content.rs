@@ -187,6 +187,7 @@ async fn an_edge_node_must_say_hello_attest_its_models_and_keep_to_its_credits()
             node: "edge-1".into(),
             account: account("studio"),
             models,
+            sequenced: false,
         })
     };
     let attested = || {

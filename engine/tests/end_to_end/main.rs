@@ -5,6 +5,7 @@
 mod acks;
 #[path = "../common/mod.rs"]
 mod common;
+mod edge;
 mod people;
 mod restarts;
 mod watchers;

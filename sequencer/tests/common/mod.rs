@@ -123,6 +123,7 @@ pub fn submission(bodies: &[Bytes], ack: Ack) -> (Submission<Memory>, Received) 
             commands,
             ack,
             reply,
+            sequenced: None,
         },
         receiver,
     )
@@ -135,6 +136,15 @@ pub fn submit(handle: &SequencerHandle<Memory>, bodies: &[Bytes], ack: Ack) -> R
         .map_err(|(error, _)| error)
         .unwrap();
     received
+}
+
+/// Submits for [`Ack::Durable`] and for [`Ack::Sequenced`] as well: what comes at the first, and at the second.
+pub fn submit_for_both(handle: &SequencerHandle<Memory>, bodies: &[Bytes]) -> (Received, Received) {
+    let (mut both, durable) = submission(bodies, Ack::Durable);
+    let (sequenced, received) = submission(bodies, Ack::Sequenced);
+    both.sequenced = Some(sequenced.reply);
+    handle.submit(both).map_err(|(error, _)| error).unwrap();
+    (durable, received)
 }
 
 pub fn answer(received: &Received) -> Result<Answer<u64>, SubmitError> {

@@ -13,6 +13,7 @@ use tonic::Streaming;
 
 use super::super::NodeError;
 use super::super::shared::{Ending, Shared, State};
+use super::super::spool::SpoolError;
 use super::{End, STOP_GRACE, describe, is_done, is_stopped, stopped};
 
 /// Most assets of one message.
@@ -156,9 +157,17 @@ impl<'a> Session<'a> {
     }
 
     fn next_request(&mut self, most: usize) -> Result<Option<v1::EdgeRequest>, NodeError> {
-        let taken = self
-            .shared
-            .spool(|spool| spool.take(most, CONTENT_A_MESSAGE_MAX))?;
+        let taken = self.shared.change(|state| {
+            let Some(spool) = state.spool.as_mut() else {
+                return Ok(Vec::new());
+            };
+            let taken = spool.take(most, CONTENT_A_MESSAGE_MAX)?;
+            let sent = std::time::Instant::now();
+            for one in &taken {
+                state.on_the_way.sent(one.index, sent);
+            }
+            Ok::<_, SpoolError>(taken)
+        })?;
         if taken.is_empty() {
             return Ok(None);
         }
@@ -216,7 +225,14 @@ impl<'a> Session<'a> {
     fn on_message(&mut self, message: Down) -> Result<(), NodeError> {
         match message {
             Down::Credits(credits) => self.credits = self.credits.saturating_add(credits.amount),
-            Down::Outcomes(outcomes) => self.on_outcomes(outcomes.outcomes)?,
+            Down::Outcomes(outcomes) => {
+                let arrived = std::time::Instant::now();
+                if outcomes.ack() == v1::AckLevel::Sequenced {
+                    self.on_sequenced(&outcomes, arrived);
+                } else {
+                    self.on_final(outcomes, arrived)?;
+                }
+            }
             Down::Directive(directive) => self.on_directive(&directive),
             // A second one says nothing new.
             Down::Welcome(_) => {}
@@ -224,8 +240,44 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    fn on_outcomes(&mut self, outcomes: Vec<v1::Outcome>) -> Result<(), NodeError> {
+    /// Outcomes that are in the order and not final yet: only their time is taken.
+    fn on_sequenced(&self, outcomes: &v1::EdgeOutcomes, arrived: std::time::Instant) {
+        let accepted = outcomes.outcomes.iter().filter(|one| is_accepted(one));
+        let indexes: Vec<u64> = accepted
+            .filter_map(|outcome| self.in_flight.get(&outcome.id).copied())
+            .collect();
+        self.end_ways(&indexes, outcomes.stages.as_ref(), arrived, false);
+    }
+
+    fn end_ways(
+        &self,
+        indexes: &[u64],
+        stages: Option<&v1::Stages>,
+        arrived: std::time::Instant,
+        at_durable: bool,
+    ) {
+        let spent: Vec<_> = {
+            let on_the_way = &mut self.shared.look().on_the_way;
+            let ended = indexes
+                .iter()
+                .filter_map(|index| on_the_way.end(*index, arrived, stages, at_durable));
+            ended.collect()
+        };
+        if !spent.is_empty() {
+            self.shared.figures.record_budget(&spent);
+        }
+    }
+
+    fn on_final(
+        &mut self,
+        outcomes: v1::EdgeOutcomes,
+        arrived: std::time::Instant,
+    ) -> Result<(), NodeError> {
+        let v1::EdgeOutcomes {
+            outcomes, stages, ..
+        } = outcomes;
         let now = Instant::now();
+        let mut accepted = Vec::with_capacity(outcomes.len());
         let mut over = Vec::with_capacity(outcomes.len());
         let (mut anew, mut back) = (Vec::new(), Vec::new());
         let mut probed_open = false;
@@ -242,6 +294,9 @@ impl<'a> Session<'a> {
                 Fate::Over => {
                     self.count(&outcome);
                     over.push(index);
+                    if is_accepted(&outcome) {
+                        accepted.push(index);
+                    }
                     // A replayed answer is an old one and says nothing about now.
                     probed_open |= is_probe && !outcome.replayed;
                 }
@@ -261,7 +316,13 @@ impl<'a> Session<'a> {
                 }
             }
         }
-        self.shared.spool(|spool| {
+        self.end_ways(&accepted, stages.as_ref(), arrived, true);
+        self.shared.change(|state| {
+            over.iter()
+                .for_each(|index| state.on_the_way.forget(*index));
+            let Some(spool) = state.spool.as_mut() else {
+                return Ok(());
+            };
             anew.iter()
                 .try_for_each(|index| spool.next_attempt(*index))?;
             spool.give_back(back);
@@ -352,6 +413,11 @@ impl<'a> Session<'a> {
             self.shared.change(|state| state.ending = Some(ending));
         }
     }
+}
+
+/// Accepted now, and not a repeat of an earlier answer.
+fn is_accepted(outcome: &v1::Outcome) -> bool {
+    outcome.code == 0 && !outcome.replayed
 }
 
 fn is_open(state: &State) -> bool {
