@@ -85,6 +85,7 @@ impl Workload {
             digest: digest.clone(),
             name: "bench".into(),
             role: v1::ModelRole::Generator as i32,
+            ..Default::default()
         };
         vec![
             self.command(OPERATOR, Wire::Genesis(genesis)),

@@ -507,6 +507,7 @@ async fn prepare(ledger: &mut LedgerClient<Channel>) {
         digest: digest.clone(),
         name: "test".into(),
         role: v1::ModelRole::Generator.into(),
+        ..Default::default()
     };
     for kind in [
         Kind::RegisterModel(register),

@@ -163,6 +163,13 @@ codes! {
     /// The seed was revealed before.
     SeedRevealed = 411, AlreadyExists, "nothing to do";
 
+    /// The policy demands signed models, and this one is not signed.
+    ModelUnsigned = 412, FailedPrecondition, "sign its folder with `karat model sign` and register it again";
+    /// The key that signed the model is not one of the policy's.
+    ModelKeyUnknown = 413, PermissionDenied, "sign with one of the policy's keys, or list this one with `karat realm set-policy --model-key`";
+    /// The signature is not of this digest, role and name by this key.
+    ModelSignatureBad = 414, InvalidArgument, "the model or its signature was altered: restore the folder, or sign it again";
+
     /// The verdict is for another version or an asset that waits for none.
     VerdictVoid = 500, Aborted, "the asset changed; look at the new version";
     /// The verdict was reached under an older policy.
@@ -189,6 +196,8 @@ codes! {
     RetryMemoryFull = 705, ResourceExhausted, "settlement lags behind; try again when it has caught up";
     /// The realm holds as many accounts, collections or models as it may, or an asset has had its last version.
     RealmFull = 706, ResourceExhausted, "a limit of the realm is reached for good; open another realm";
+    /// The policy's model keys are too many, no Ed25519 keys, listed twice, or none while signatures are demanded.
+    BadModelKeys = 707, InvalidArgument, "list 1 to 16 different Ed25519 public keys before demanding signed models";
 }
 
 #[cfg(test)]

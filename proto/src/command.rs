@@ -2,6 +2,7 @@
 
 use crate::ids::{Account, AssetId, CollectionId, CommandId, Digest};
 use crate::limits;
+use crate::signing::{ModelKey, ModelSignature};
 
 /// First 16 bytes of blake3 over the command's encoded bytes: tells a retry from another command under the same id.
 pub type BodyHash = [u8; 16];
@@ -106,6 +107,8 @@ pub enum CommandKind {
         name: String,
         /// What it does.
         role: ModelRole,
+        /// Who vouches for it; the policy may demand it. Also given to a known model that lacks a listed key's signature.
+        signature: Option<ModelSignature>,
     },
     /// Lets a registered model mint. Operator only.
     PromoteModel {
@@ -215,6 +218,10 @@ pub struct Policy {
     /// While the last window of a collection has drifted further than this, its assets go to people instead of being
     /// accepted; the window's figure times a million, at most [`limits::DISTANCE_PPM_MAX`]; 0 for never.
     pub drift_review_above_ppm: u32,
+    /// Ed25519 public keys whose signatures of models count, at most [`limits::MODEL_KEYS_MAX`]. While empty, any key's do.
+    pub model_keys: Vec<ModelKey>,
+    /// Whether models must be signed by one of `model_keys` to be registered or promoted.
+    pub require_signed_models: bool,
 }
 
 impl Default for Policy {
@@ -231,6 +238,8 @@ impl Default for Policy {
             retry_window_commands: 1_000_000,
             near_duplicate_below_ppm: 0,
             drift_review_above_ppm: 0,
+            model_keys: Vec::new(),
+            require_signed_models: false,
         }
     }
 }

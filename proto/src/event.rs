@@ -5,6 +5,7 @@ use crate::command::{
     CollectionSpec, Content, Decision, Finding, Lineage, ModelRole, Policy, Traits,
 };
 use crate::ids::{Account, AssetId, CollectionId, CommandId, Digest};
+use crate::signing::ModelKey;
 
 /// The ledger's answer to one command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -264,6 +265,13 @@ pub enum EventKind {
         name: String,
         /// What it does.
         role: ModelRole,
+    },
+    /// A model's signature was checked: when it was registered, or later.
+    ModelSigned {
+        /// The model's digest.
+        digest: Digest,
+        /// The key that signed it.
+        key: ModelKey,
     },
     /// A model may mint.
     ModelPromoted {

@@ -8,6 +8,7 @@ pub mod event;
 pub mod ids;
 pub mod limits;
 pub mod lineage;
+pub mod signing;
 
 pub use code::Code;
 pub use command::{Command, CommandKind};

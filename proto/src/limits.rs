@@ -2,6 +2,8 @@
 
 /// Newest command format this build understands (`Command.format`).
 pub const COMMAND_FORMAT: u32 = 1;
+/// Most public keys whose signatures a policy takes.
+pub const MODEL_KEYS_MAX: usize = 16;
 /// Most commands in one `SubmitRequest`.
 pub const REQUEST_COMMANDS_MAX: usize = 1024;
 /// Most encoded bytes of one command as it is logged (content excluded).

@@ -378,7 +378,15 @@ fn open_realm(bench: &mut Bench) {
     let setup = [
         (OPERATOR, CommandKind::Genesis(genesis)),
         (CREATOR, CommandKind::CreateCollection(Box::new(spec))),
-        (OPERATOR, CommandKind::RegisterModel { digest, name, role }),
+        (
+            OPERATOR,
+            CommandKind::RegisterModel {
+                digest,
+                name,
+                role,
+                signature: None,
+            },
+        ),
         (OPERATOR, CommandKind::PromoteModel { digest }),
     ];
     for (actor, kind) in setup {

@@ -242,9 +242,12 @@ impl Ledger {
                 accepted,
                 reason,
             } => self.review_decision(step, *asset, *version, *accepted, reason),
-            CommandKind::RegisterModel { digest, name, role } => {
-                self.register_model(step, digest, name, *role)
-            }
+            CommandKind::RegisterModel {
+                digest,
+                name,
+                role,
+                signature,
+            } => self.register_model(step, digest, name, *role, signature.as_ref()),
             CommandKind::PromoteModel { digest } => self.promote_model(step, digest),
             CommandKind::RetireModel { digest } => self.retire_model(step, digest),
             CommandKind::SetPolicy(policy) => self.set_policy(step, policy),

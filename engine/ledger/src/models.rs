@@ -1,9 +1,16 @@
 //! Models: registered, approved, retired. Only assets of an approved generator are minted.
+//!
+//! A model may be signed (`karat_proto::signing`). A signature that is given is always checked: it must be right, and by one
+//! of the policy's keys where the policy lists any. Where the policy demands signatures, a model without one by a listed key
+//! is neither registered nor promoted; a model that was approved before stays so until it is retired. Registering a known
+//! model again with a signature adds the signature, so that a demand can be met after the fact.
 
 use crate::apply::{Applied, Step};
 use crate::state::Ledger;
 use karat_proto::command::ModelRole;
+use karat_proto::command::Policy;
 use karat_proto::event::EventKind;
+use karat_proto::signing::{ModelKey, ModelSignature};
 use karat_proto::{Code, Digest, limits};
 use std::collections::BTreeMap;
 
@@ -34,6 +41,8 @@ pub struct Model {
     pub state: ModelState,
     /// Sequence of its registration.
     pub registered_sequence: u64,
+    /// The key whose signature of it was checked.
+    pub signed_by: Option<ModelKey>,
 }
 
 #[derive(Clone, Debug)]
@@ -66,12 +75,29 @@ impl Ledger {
         digest: &Digest,
         name: &str,
         role: ModelRole,
+        signature: Option<&ModelSignature>,
     ) -> Applied {
         if name.len() > limits::NAME_BYTES_MAX {
             return Err(Code::TextTooLong.into());
         }
-        if self.models.by_digest.contains_key(digest) {
-            return Err(Code::ModelExists.into());
+        let Some(realm) = &self.realm else {
+            return Err(Code::BadGenesis.into());
+        };
+        let signed_by = check_signature(&realm.policy, digest, role, name, signature)?;
+        if let Some(model) = self.models.by_digest.get_mut(digest) {
+            let same = model.role == role && model.name == name;
+            let lacks_signature = check_signer(&realm.policy, model.signed_by).is_err();
+            return match signed_by {
+                Some(key) if same && lacks_signature && model.state != ModelState::Retired => {
+                    model.signed_by = Some(key);
+                    step.emit(EventKind::ModelSigned {
+                        digest: *digest,
+                        key,
+                    });
+                    Ok(0)
+                }
+                _ => Err(Code::ModelExists.into()),
+            };
         }
         if self.models.by_digest.len() >= MODELS_MAX {
             return Err(Code::RealmFull.into());
@@ -84,6 +110,7 @@ impl Ledger {
                 role,
                 state: ModelState::Registered,
                 registered_sequence: step.sequence,
+                signed_by,
             },
         );
         step.emit(EventKind::ModelRegistered {
@@ -91,20 +118,33 @@ impl Ledger {
             name: name.to_owned(),
             role,
         });
+        if let Some(key) = signed_by {
+            step.emit(EventKind::ModelSigned {
+                digest: *digest,
+                key,
+            });
+        }
         Ok(0)
     }
 
     pub(crate) fn promote_model(&mut self, step: &mut Step<'_>, digest: &Digest) -> Applied {
+        let Some(realm) = &self.realm else {
+            return Err(Code::BadGenesis.into());
+        };
         let model = self
             .models
             .by_digest
             .get_mut(digest)
             .ok_or(Code::UnknownModel)?;
         match model.state {
-            ModelState::Registered => model.state = ModelState::Approved,
+            ModelState::Registered => {}
             ModelState::Approved => return Err(Code::ModelExists.into()),
             ModelState::Retired => return Err(Code::ModelRetired.into()),
         }
+        if realm.policy.require_signed_models {
+            check_signer(&realm.policy, model.signed_by)?;
+        }
+        model.state = ModelState::Approved;
         step.emit(EventKind::ModelPromoted { digest: *digest });
         Ok(0)
     }
@@ -122,5 +162,37 @@ impl Ledger {
         model.state = ModelState::Retired;
         step.emit(EventKind::ModelRetired { digest: *digest });
         Ok(0)
+    }
+}
+
+/// Who signed the model, if anybody did; refuses what the policy does not take and what is no signature of it.
+fn check_signature(
+    policy: &Policy,
+    digest: &Digest,
+    role: ModelRole,
+    name: &str,
+    signature: Option<&ModelSignature>,
+) -> Result<Option<ModelKey>, Code> {
+    let Some(signature) = signature else {
+        return match policy.require_signed_models {
+            true => Err(Code::ModelUnsigned),
+            false => Ok(None),
+        };
+    };
+    check_signer(policy, Some(signature.key))?;
+    match signature.is_of(digest, role, name) {
+        true => Ok(Some(signature.key)),
+        false => Err(Code::ModelSignatureBad),
+    }
+}
+
+/// Whether the policy's keys take this signer. While it lists none, anybody is taken: nobody said yet whose word counts.
+fn check_signer(policy: &Policy, signer: Option<ModelKey>) -> Result<(), Code> {
+    let Some(key) = signer else {
+        return Err(Code::ModelUnsigned);
+    };
+    match policy.model_keys.is_empty() || policy.model_keys.contains(&key) {
+        true => Ok(()),
+        false => Err(Code::ModelKeyUnknown),
     }
 }

@@ -6,6 +6,7 @@ use crate::state::Ledger;
 use karat_proto::command::{Genesis, Policy};
 use karat_proto::event::EventKind;
 use karat_proto::limits;
+use karat_proto::signing::is_model_key;
 use karat_proto::{Account, Code};
 
 /// Who holds which role.
@@ -44,6 +45,7 @@ impl Ledger {
         if genesis.policy.version != 1 || !policy_fits(&genesis.policy) {
             return Err(Code::BadPolicy.into());
         }
+        check_model_keys(&genesis.policy)?;
         step.emit(EventKind::RealmOpened {
             realm: genesis.realm.clone(),
             operator: roles.operator,
@@ -69,6 +71,7 @@ impl Ledger {
         if Some(policy.version) != realm.policy.version.checked_add(1) || !policy_fits(policy) {
             return Err(Code::BadPolicy.into());
         }
+        check_model_keys(policy)?;
         realm.policy = policy.clone();
         step.emit(EventKind::PolicySet {
             policy: policy.clone(),
@@ -106,4 +109,18 @@ fn policy_fits(policy: &Policy) -> bool {
         && policy.retry_window_commands <= RETRY_ENTRIES_MAX / 2
         && policy.near_duplicate_below_ppm <= limits::DISTANCE_PPM_MAX
         && policy.drift_review_above_ppm <= limits::DISTANCE_PPM_MAX
+}
+
+/// Keys that can sign, each once; at least one where signatures are demanded, since nothing could be promoted otherwise.
+fn check_model_keys(policy: &Policy) -> Result<(), Code> {
+    let keys = &policy.model_keys;
+    let all_differ = (1..keys.len()).all(|place| !keys[..place].contains(&keys[place]));
+    let fits = keys.len() <= limits::MODEL_KEYS_MAX
+        && all_differ
+        && keys.iter().all(is_model_key)
+        && !(policy.require_signed_models && keys.is_empty());
+    match fits {
+        true => Ok(()),
+        false => Err(Code::BadModelKeys),
+    }
 }

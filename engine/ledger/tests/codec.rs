@@ -146,6 +146,11 @@ impl Values {
             retry_window_commands: self.next() % RETRY_ENTRIES_MAX,
             near_duplicate_below_ppm: self.absent_or_short(),
             drift_review_above_ppm: self.absent_or_short(),
+            model_keys: {
+                let length = self.next() % 4;
+                (0..length).map(|_| self.digest()).collect()
+            },
+            require_signed_models: self.flag(),
         }
     }
 
@@ -175,6 +180,7 @@ impl Values {
             EventKind::Frozen { asset: v.next(), reason: v.text() },
             EventKind::Unfrozen { asset: v.next(), state: v.state() },
             EventKind::ModelRegistered { digest: v.digest(), name: v.text(), role },
+            EventKind::ModelSigned { digest: v.digest(), key: v.digest() },
             EventKind::ModelPromoted { digest: v.digest() },
             EventKind::ModelRetired { digest: v.digest() },
             EventKind::PolicySet { policy: v.policy() },
@@ -288,7 +294,7 @@ fn a_policy_without_later_fields_is_written_as_ever() {
     assert_eq!(near[at..], end);
     for damaged in [
         [0, 0x0d, 0x0c, 0x0b, 0x0a],
-        [4, 0x0d, 0x0c, 0x0b, 0x0a],
+        [16, 0x0d, 0x0c, 0x0b, 0x0a],
         [1, 0, 0, 0, 0],
     ] {
         let mut bytes = near.clone();

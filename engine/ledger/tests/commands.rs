@@ -81,7 +81,7 @@ fn roles_keep_their_commands() {
         ("deposit", BOB, CommandKind::Deposit { account: BOB, amount }, NotAllowed),
         ("verdict by the operator", OPERATOR, verdict(PENDING, 1, Decision::Accept), NotAllowed),
         ("review by the verifier", VERIFIER, review(IN_REVIEW, 1, true), NotAllowed),
-        ("register", CREATOR, CommandKind::RegisterModel { digest, name: name(), role }, NotAllowed),
+        ("register", CREATOR, CommandKind::RegisterModel { digest, name: name(), role, signature: None }, NotAllowed),
         ("promote", CREATOR, CommandKind::PromoteModel { digest: REGISTERED }, NotAllowed),
         ("retire", CREATOR, CommandKind::RetireModel { digest: GENERATOR }, NotAllowed),
         ("policy", SETTLER, CommandKind::SetPolicy(Policy { version: 2, ..policy() }), NotAllowed),
@@ -428,6 +428,7 @@ fn model_commands() {
         digest,
         name: name.into(),
         role: ModelRole::Generator,
+        signature: None,
     };
     let promote = |digest| CommandKind::PromoteModel { digest };
     let retire = |digest| CommandKind::RetireModel { digest };

@@ -87,10 +87,10 @@ proptest! {
 #[test]
 fn a_snapshot_of_a_newer_format_is_refused_by_name() {
     let mut bytes = snapshot(&world().ledger);
-    bytes[8] = 2;
+    bytes[8] = 3;
     let error = Ledger::read_snapshot(&mut bytes.as_slice()).unwrap_err();
-    assert!(matches!(error, SnapshotError::UnknownFormat { found: 2 }));
-    assert!(error.to_string().contains("format 2"), "{error}");
+    assert!(matches!(error, SnapshotError::UnknownFormat { found: 3 }));
+    assert!(error.to_string().contains("format 3"), "{error}");
     let error = Ledger::read_snapshot(&mut &b"something else"[..]).unwrap_err();
     assert!(matches!(error, SnapshotError::NotASnapshot));
 }

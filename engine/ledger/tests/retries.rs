@@ -79,7 +79,15 @@ fn an_id_is_forgotten_when_it_is_old_and_settled_and_not_before() {
     let mut world = World::with_policy(policy);
     let digest = GENERATOR;
     let (name, role) = ("model".into(), ModelRole::Generator);
-    world.accept(OPERATOR, CommandKind::RegisterModel { digest, name, role });
+    world.accept(
+        OPERATOR,
+        CommandKind::RegisterModel {
+            digest,
+            name,
+            role,
+            signature: None,
+        },
+    );
     world.accept(OPERATOR, CommandKind::PromoteModel { digest });
     world.accept(CREATOR, create(free(ClaimRule::First)));
     let command = world.command(CREATOR, mint(1, BOB, &[0, 0]));
@@ -125,7 +133,15 @@ fn a_full_memory_refuses_players_first_and_settlement_never() {
     world.accept(OPERATOR, CommandKind::Genesis(genesis(policy())));
     let digest = GENERATOR;
     let (name, role) = ("model".into(), ModelRole::Generator);
-    world.accept(OPERATOR, CommandKind::RegisterModel { digest, name, role });
+    world.accept(
+        OPERATOR,
+        CommandKind::RegisterModel {
+            digest,
+            name,
+            role,
+            signature: None,
+        },
+    );
     world.accept(OPERATOR, CommandKind::PromoteModel { digest });
     world.accept(CREATOR, create(free(ClaimRule::First)));
     for _ in 0..8 {

@@ -114,6 +114,7 @@ async fn an_unknown_format_a_missing_kind_and_malformed_fields_are_refused_by_na
         digest: Bytes::from_static(&MODEL),
         name: "m".repeat(65),
         role: v1::ModelRole::Generator.into(),
+        ..Default::default()
     };
     let status = realm
         .refused_at_door(

@@ -312,6 +312,7 @@ impl Realm {
             digest: Bytes::copy_from_slice(&digest),
             name: "test model 1".into(),
             role: v1::ModelRole::Generator.into(),
+            ..Default::default()
         });
         self.accepted("operator", kind).await;
     }

@@ -48,6 +48,7 @@ pub fn setup() -> Vec<v1::Command> {
                 digest: Bytes::from_static(&MODEL),
                 name: "test model 1".into(),
                 role: v1::ModelRole::Generator.into(),
+                ..Default::default()
             }),
         ),
         (

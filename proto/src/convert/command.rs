@@ -12,6 +12,7 @@ use crate::command::{
 };
 use crate::ids::{Account, CommandId, Digest};
 use crate::lineage::{lineage_hash, metadata_digest};
+use crate::signing::{ModelSignature, SIGNATURE_BYTES};
 use crate::{limits, v1};
 
 /// Reads one logged command.
@@ -164,6 +165,7 @@ fn kind_from_wire(kind: v1::command::Kind) -> Result<CommandKind, Refused> {
                 digest: digest(&wire.digest, "digest")?,
                 role: role_from_wire(wire.role)?,
                 name: wire.name,
+                signature: signature_from_wire(&wire.key, &wire.signature)?,
             }
         }
         Kind::PromoteModel(wire) => CommandKind::PromoteModel {
@@ -204,6 +206,21 @@ fn kind_from_wire(kind: v1::command::Kind) -> Result<CommandKind, Refused> {
             base_fee_wei: wire.base_fee_wei,
         },
     })
+}
+
+/// A model's signature: both parts or neither.
+fn signature_from_wire(key: &[u8], signature: &[u8]) -> Result<Option<ModelSignature>, Refused> {
+    if key.is_empty() && signature.is_empty() {
+        return Ok(None);
+    }
+    let key = digest(key, "key")?;
+    let signature = signature.try_into().map_err(|_| {
+        Refused::malformed(format!(
+            "signature must have {SIGNATURE_BYTES} bytes, has {}",
+            signature.len()
+        ))
+    })?;
+    Ok(Some(ModelSignature { key, signature }))
 }
 
 fn mint_from_wire(wire: v1::Mint) -> Result<CommandKind, Refused> {

@@ -327,8 +327,13 @@ fn kind_to_wire(kind: &EventKind) -> v1::event::Kind {
                 digest: digest_bytes(digest),
                 name: name.clone(),
                 role: role_to_wire(*role).into(),
+                ..Default::default()
             })
         }
+        EventKind::ModelSigned { digest, key } => Kind::ModelSigned(v1::ModelSigned {
+            digest: digest_bytes(digest),
+            key: digest_bytes(key),
+        }),
         EventKind::ModelPromoted { digest } => Kind::ModelPromoted(v1::PromoteModel {
             digest: digest_bytes(digest),
         }),

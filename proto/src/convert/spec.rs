@@ -1,11 +1,14 @@
 //! Collections, policies and model roles.
 
+use bytes::Bytes;
+
 use super::{Refused, account_bytes, account_or_nobody, byte, digest, digest_bytes, text};
 use crate::code::Code;
 use crate::command::{
     ClaimRule, CollectionSpec, Exclusion, ModelRole, PendingRule, Policy, TraitSpec, ValueCap,
 };
 use crate::limits;
+use crate::signing::ModelKey;
 use crate::v1;
 
 /// Reads a collection's specification; its sense is checked by the ledger.
@@ -153,7 +156,7 @@ pub fn spec_to_wire(spec: &CollectionSpec) -> v1::CollectionSpec {
 /// Reads a policy; its sense is checked by the ledger.
 ///
 /// # Errors
-/// When it is absent.
+/// When it is absent, or a model key has the wrong length.
 pub fn policy_from_wire(policy: Option<v1::Policy>) -> Result<Policy, Refused> {
     let policy = policy.ok_or_else(|| Refused::malformed("policy is missing"))?;
     Ok(Policy {
@@ -168,6 +171,8 @@ pub fn policy_from_wire(policy: Option<v1::Policy>) -> Result<Policy, Refused> {
         retry_window_commands: policy.retry_window_commands,
         near_duplicate_below_ppm: policy.near_duplicate_below_ppm,
         drift_review_above_ppm: policy.drift_review_above_ppm,
+        model_keys: model_keys_from_wire(&policy.model_keys)?,
+        require_signed_models: policy.require_signed_models,
     })
 }
 
@@ -185,7 +190,29 @@ pub fn policy_to_wire(policy: &Policy) -> v1::Policy {
         retry_window_commands: policy.retry_window_commands,
         near_duplicate_below_ppm: policy.near_duplicate_below_ppm,
         drift_review_above_ppm: policy.drift_review_above_ppm,
+        model_keys: policy
+            .model_keys
+            .iter()
+            .map(|key| digest_bytes(key))
+            .collect(),
+        require_signed_models: policy.require_signed_models,
     }
+}
+
+fn model_keys_from_wire(keys: &[Bytes]) -> Result<Vec<ModelKey>, Refused> {
+    if keys.len() > limits::MODEL_KEYS_MAX {
+        return Err(Refused::new(
+            Code::BadModelKeys,
+            format!(
+                "policy.model_keys has {} keys, at most {} are allowed",
+                keys.len(),
+                limits::MODEL_KEYS_MAX
+            ),
+        ));
+    }
+    keys.iter()
+        .map(|key| digest(key, "policy.model_keys"))
+        .collect()
 }
 
 /// Reads a model's role.

@@ -280,6 +280,11 @@ fn encode_kind(kind: &EventKind, out: &mut Vec<u8>) {
             out.put_text(name);
             put_role(*role, out);
         }
+        EventKind::ModelSigned { digest, key } => {
+            out.put_u8(28);
+            out.put_bytes(digest);
+            out.put_bytes(key);
+        }
         EventKind::ModelPromoted { digest } => {
             out.put_u8(19);
             out.put_bytes(digest);
@@ -503,6 +508,10 @@ fn decode_kind(reader: &mut Reader<'_>) -> Result<EventKind, CodecError> {
         27 => EventKind::BatchFinal {
             number: reader.u64()?,
             settled_seq: reader.u64()?,
+        },
+        28 => EventKind::ModelSigned {
+            digest: reader.digest()?,
+            key: reader.digest()?,
         },
         other => return Err(reader.unknown("event kind", other.into())),
     })

@@ -7,6 +7,7 @@ use karat_proto::command::{
     ModelRole, PendingRule, Policy, TraitSpec, Traits, ValueCap,
 };
 use karat_proto::event::{AssetState, LeafKind, TransferCause, Winner};
+use karat_proto::limits;
 
 /// Numbers for the variants of an enum without fields; never reused.
 macro_rules! numbered {
@@ -145,8 +146,30 @@ pub(crate) fn findings(reader: &mut Reader<'_>) -> Result<Vec<Finding>, CodecErr
 const EXTENDED: u64 = 1 << 63;
 const HAS_NEAR_DUPLICATE: u8 = 1;
 const HAS_DRIFT_REVIEW: u8 = 1 << 1;
+const HAS_MODEL_KEYS: u8 = 1 << 2;
+/// Nothing follows for this one: it is there when it is true.
+const REQUIRES_SIGNED_MODELS: u8 = 1 << 3;
 /// Every bit that this build knows.
-const EXTENSIONS: u8 = HAS_NEAR_DUPLICATE | HAS_DRIFT_REVIEW;
+const EXTENSIONS: u8 =
+    HAS_NEAR_DUPLICATE | HAS_DRIFT_REVIEW | HAS_MODEL_KEYS | REQUIRES_SIGNED_MODELS;
+
+/// Which later fields of a policy differ from their defaults; 0 for a policy as it was before there were any.
+pub(crate) fn policy_extensions(policy: &Policy) -> u8 {
+    let mut extensions = 0;
+    if policy.near_duplicate_below_ppm != 0 {
+        extensions |= HAS_NEAR_DUPLICATE;
+    }
+    if policy.drift_review_above_ppm != 0 {
+        extensions |= HAS_DRIFT_REVIEW;
+    }
+    if !policy.model_keys.is_empty() {
+        extensions |= HAS_MODEL_KEYS;
+    }
+    if policy.require_signed_models {
+        extensions |= REQUIRES_SIGNED_MODELS;
+    }
+    extensions
+}
 
 pub(crate) fn put_policy(policy: &Policy, out: &mut Vec<u8>) {
     out.put_u32(policy.version);
@@ -157,13 +180,7 @@ pub(crate) fn put_policy(policy: &Policy, out: &mut Vec<u8>) {
     out.put_u64(policy.batch_age_ms_max);
     out.put_u64(policy.batch_base_fee_wei_max);
     out.put_u64(policy.batch_deferral_ms_max);
-    let mut extensions = 0;
-    if policy.near_duplicate_below_ppm != 0 {
-        extensions |= HAS_NEAR_DUPLICATE;
-    }
-    if policy.drift_review_above_ppm != 0 {
-        extensions |= HAS_DRIFT_REVIEW;
-    }
+    let extensions = policy_extensions(policy);
     if extensions == 0 {
         out.put_u64(policy.retry_window_commands);
         return;
@@ -175,6 +192,12 @@ pub(crate) fn put_policy(policy: &Policy, out: &mut Vec<u8>) {
     }
     if policy.drift_review_above_ppm != 0 {
         out.put_u32(policy.drift_review_above_ppm);
+    }
+    if !policy.model_keys.is_empty() {
+        out.put_length(policy.model_keys.len());
+        for key in &policy.model_keys {
+            out.put_bytes(key);
+        }
     }
 }
 
@@ -191,6 +214,8 @@ pub(crate) fn policy(reader: &mut Reader<'_>) -> Result<Policy, CodecError> {
         retry_window_commands: reader.u64()?,
         near_duplicate_below_ppm: 0,
         drift_review_above_ppm: 0,
+        model_keys: Vec::new(),
+        require_signed_models: false,
     };
     if policy.retry_window_commands & EXTENDED == 0 {
         return Ok(policy);
@@ -206,6 +231,16 @@ pub(crate) fn policy(reader: &mut Reader<'_>) -> Result<Policy, CodecError> {
     if extensions & HAS_DRIFT_REVIEW != 0 {
         policy.drift_review_above_ppm = extension(reader)?;
     }
+    if extensions & HAS_MODEL_KEYS != 0 {
+        let count = reader.length()?;
+        if count == 0 || count > limits::MODEL_KEYS_MAX {
+            return Err(reader.unknown("number of model keys", count as u64));
+        }
+        policy.model_keys = (0..count)
+            .map(|_| reader.digest())
+            .collect::<Result<_, CodecError>>()?;
+    }
+    policy.require_signed_models = extensions & REQUIRES_SIGNED_MODELS != 0;
     Ok(policy)
 }
 

@@ -22,14 +22,17 @@ pub(super) struct FrameWriter<'a> {
 }
 
 impl<'a> FrameWriter<'a> {
-    pub(super) fn begin(output: &'a mut dyn Write) -> Result<FrameWriter<'a>, SnapshotError> {
+    pub(super) fn begin(
+        output: &'a mut dyn Write,
+        format: u32,
+    ) -> Result<FrameWriter<'a>, SnapshotError> {
         let mut writer = FrameWriter {
             output,
             hasher: blake3::Hasher::new(),
             frame: Vec::with_capacity(FRAME_BYTES_FULL * 2),
         };
         writer.write(MAGIC)?;
-        writer.write(&SNAPSHOT_FORMAT.to_le_bytes())?;
+        writer.write(&format.to_le_bytes())?;
         Ok(writer)
     }
 
@@ -72,6 +75,7 @@ impl<'a> FrameWriter<'a> {
 
 pub(super) struct FrameReader<'a> {
     input: &'a mut dyn Read,
+    format: u32,
     hasher: blake3::Hasher,
     frame: Vec<u8>,
     at: usize,
@@ -81,6 +85,7 @@ impl<'a> FrameReader<'a> {
     pub(super) fn open(input: &'a mut dyn Read) -> Result<FrameReader<'a>, SnapshotError> {
         let mut reader = FrameReader {
             input,
+            format: 0,
             hasher: blake3::Hasher::new(),
             frame: Vec::new(),
             at: 0,
@@ -90,9 +95,17 @@ impl<'a> FrameReader<'a> {
             return Err(SnapshotError::NotASnapshot);
         }
         match u32::from_le_bytes(reader.array()?) {
-            SNAPSHOT_FORMAT => Ok(reader),
+            format @ 1..=SNAPSHOT_FORMAT => {
+                reader.format = format;
+                Ok(reader)
+            }
             found => Err(SnapshotError::UnknownFormat { found }),
         }
+    }
+
+    /// The format that the snapshot says it has.
+    pub(super) fn format(&self) -> u32 {
+        self.format
     }
 
     fn array<const LENGTH: usize>(&mut self) -> Result<[u8; LENGTH], SnapshotError> {

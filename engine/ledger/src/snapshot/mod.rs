@@ -4,6 +4,9 @@
 //! bytes, a frame of length 0, and blake3 over everything before. Records follow each other in the frames and none
 //! straddles two, so a reader holds one frame at a time. Numbers are little-endian. Equal states have equal bytes:
 //! everything is written in the order of its numbers or keys, and indexes are built again.
+//!
+//! Format 2 adds each model's signer, and stands for fields that the policy gained later. A state that has none of them is
+//! written in format 1, so its digest is the one of before; both formats are read.
 
 mod frames;
 
@@ -23,8 +26,10 @@ use frames::{FrameReader, FrameWriter};
 use karat_proto::{Code, Digest};
 use std::io::{Read, Write};
 
-/// Format of snapshots that this build writes and reads.
-pub const SNAPSHOT_FORMAT: u32 = 1;
+/// Newest format of snapshots that this build writes, and reads like all before it.
+pub const SNAPSHOT_FORMAT: u32 = 2;
+/// The first format, and the one of states that need no newer one.
+const FORMAT_PLAIN: u32 = 1;
 
 /// Why a snapshot could not be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +42,7 @@ pub enum SnapshotError {
     NotASnapshot,
     /// It was written by a newer build.
     #[error(
-        "the snapshot has format {found}, this build reads format {SNAPSHOT_FORMAT}: update it, or recover from the log"
+        "the snapshot has format {found}, this build reads formats 1 to {SNAPSHOT_FORMAT}: update it, or recover from the log"
     )]
     UnknownFormat {
         /// Format that was found.
@@ -95,7 +100,8 @@ impl Ledger {
     }
 
     fn write_frames(&self, output: &mut dyn Write) -> Result<Digest, SnapshotError> {
-        let mut frames = FrameWriter::begin(output)?;
+        let format = self.snapshot_format();
+        let mut frames = FrameWriter::begin(output, format)?;
         self.write_head(&mut frames)?;
         for record in self.accounts.iter().skip(1) {
             let out = frames.record()?;
@@ -106,7 +112,7 @@ impl Ledger {
             put_collection(collection, frames.record()?);
         }
         for model in self.models.by_digest.values() {
-            put_model(model, frames.record()?);
+            put_model(model, format, frames.record()?);
         }
         for asset in self.assets.iter() {
             put_asset(asset, frames.record()?);
@@ -142,6 +148,23 @@ impl Ledger {
             frames.record()?.put_bytes(piece);
         }
         frames.end()
+    }
+
+    /// The oldest format that holds this state; a function of the state, so that equal states have equal bytes.
+    fn snapshot_format(&self) -> u32 {
+        let plain = self
+            .realm
+            .as_ref()
+            .is_none_or(|realm| policy_extensions(&realm.policy) == 0)
+            && self
+                .models
+                .by_digest
+                .values()
+                .all(|model| model.signed_by.is_none());
+        match plain {
+            true => FORMAT_PLAIN,
+            false => SNAPSHOT_FORMAT,
+        }
     }
 
     /// Single values, and how many records of each kind follow.
@@ -194,6 +217,7 @@ impl Ledger {
 fn read_ledger(frames: &mut FrameReader<'_>) -> Result<Ledger, SnapshotError> {
     let mut ledger = Ledger::new();
     let mut counts = [0_u64; 9];
+    let format = frames.format();
     frames.read(|reader| read_head(reader, &mut ledger, &mut counts))?;
     let [
         accounts,
@@ -226,7 +250,7 @@ fn read_ledger(frames: &mut FrameReader<'_>) -> Result<Ledger, SnapshotError> {
         ledger.collections.push(collection);
     }
     for _ in 0..models {
-        let model = frames.read(read_model)?;
+        let model = frames.read(|reader| read_model(reader, format))?;
         ledger.models.by_digest.insert(model.digest, model);
     }
     for _ in 0..assets {
@@ -341,7 +365,7 @@ fn read_collection(reader: &mut Reader<'_>) -> Result<Collection, SnapshotError>
     Ok(collection)
 }
 
-fn put_model(model: &Model, out: &mut Vec<u8>) {
+fn put_model(model: &Model, format: u32, out: &mut Vec<u8>) {
     out.put_bytes(&model.digest);
     out.put_text(&model.name);
     put_role(model.role, out);
@@ -351,9 +375,15 @@ fn put_model(model: &Model, out: &mut Vec<u8>) {
         ModelState::Retired => 2,
     });
     out.put_u64(model.registered_sequence);
+    if format > FORMAT_PLAIN {
+        out.put_bool(model.signed_by.is_some());
+        if let Some(key) = &model.signed_by {
+            out.put_bytes(key);
+        }
+    }
 }
 
-fn read_model(reader: &mut Reader<'_>) -> Result<Model, SnapshotError> {
+fn read_model(reader: &mut Reader<'_>, format: u32) -> Result<Model, SnapshotError> {
     Ok(Model {
         digest: reader.digest()?,
         name: reader.text()?,
@@ -365,6 +395,10 @@ fn read_model(reader: &mut Reader<'_>) -> Result<Model, SnapshotError> {
             other => return Err(reader.unknown("model state", other.into()).into()),
         },
         registered_sequence: reader.u64()?,
+        signed_by: match format > FORMAT_PLAIN && reader.bool()? {
+            true => Some(reader.digest()?),
+            false => None,
+        },
     })
 }
 

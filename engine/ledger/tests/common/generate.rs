@@ -38,7 +38,15 @@ pub fn opening() -> Vec<(Account, CommandKind)> {
     for digest in [GENERATOR, RETIRED] {
         let name = "model".into();
         let role = ModelRole::Generator;
-        commands.push((OPERATOR, CommandKind::RegisterModel { digest, name, role }));
+        commands.push((
+            OPERATOR,
+            CommandKind::RegisterModel {
+                digest,
+                name,
+                role,
+                signature: None,
+            },
+        ));
         commands.push((OPERATOR, CommandKind::PromoteModel { digest }));
     }
     let scarce = CollectionSpec {

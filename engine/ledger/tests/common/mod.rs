@@ -370,7 +370,15 @@ pub fn world() -> World {
         (AUDITOR, ModelRole::Auditor),
     ] {
         let name = "model".into();
-        world.accept(OPERATOR, CommandKind::RegisterModel { digest, name, role });
+        world.accept(
+            OPERATOR,
+            CommandKind::RegisterModel {
+                digest,
+                name,
+                role,
+                signature: None,
+            },
+        );
         if digest != REGISTERED {
             world.accept(OPERATOR, CommandKind::PromoteModel { digest });
         }
