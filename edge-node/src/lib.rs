@@ -2,7 +2,8 @@
 //!
 //! The way of one asset through this crate:
 //!
-//! 1. [`manifest`] opens a model folder and refuses one whose files are not what the manifest says.
+//! 1. [`manifest`] opens a model folder and refuses one whose files are not what the manifest says; [`signature`] refuses
+//!    one that the wrong key signed, or none where one is demanded.
 //! 2. [`seeds`] turns a committed secret and an index into the asset's seed.
 //! 3. [`rarity`] draws the asset's traits from that seed, exactly within weights, caps and exclusions.
 //! 4. [`generator`] runs the model in micro-batches through [`runtime`] and encodes with [`pixels`].
@@ -25,3 +26,4 @@ pub mod pixels;
 pub mod rarity;
 pub mod runtime;
 pub mod seeds;
+pub mod signature;

@@ -14,6 +14,8 @@ use karat_edge_node::node::{self, NodeConfig, NodeFigures, NodeSnapshot};
 use karat_edge_node::rarity::TraitSolver;
 use karat_edge_node::runtime::backend;
 use karat_edge_node::seeds::Secret;
+use karat_edge_node::signature::{ModelTrust, parse_key};
+use karat_proto::signing::ModelKey;
 use karat_proto::{Account, Code};
 use tokio::sync::watch;
 
@@ -84,6 +86,9 @@ struct RunArguments {
     /// The model's folder.
     #[arg(long)]
     model: PathBuf,
+    /// Public key that must have signed the model, 64 hexadecimal digits; several times for any of several.
+    #[arg(long = "model-key", value_parser = parse_key)]
+    model_keys: Vec<ModelKey>,
     /// Variant that makes every asset [default: the ladder chooses under load].
     #[arg(long)]
     variant: Option<String>,
@@ -181,6 +186,7 @@ fn run(arguments: RunArguments) -> Result<(), Failure> {
         collection: arguments.collection,
         secret,
         model_dir: arguments.model,
+        model_trust: ModelTrust::of(arguments.model_keys),
         variant: arguments.variant,
         best_variant: arguments.best_variant,
         ladder: LadderConfig::default(),

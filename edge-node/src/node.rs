@@ -34,6 +34,7 @@ use crate::ladder::LadderConfig;
 use crate::rarity::RarityError;
 use crate::runtime::RuntimeError;
 use crate::seeds::Secret;
+use crate::signature::{ModelTrust, SignatureError};
 
 pub use budget::{Budget, BudgetSnapshot, Made, OnTheWay, STAGES, Spent, StageSnapshot};
 pub use figures::{NodeFigures, NodeSnapshot};
@@ -64,6 +65,8 @@ pub struct NodeConfig {
     pub secret: Secret,
     /// The model's folder.
     pub model_dir: PathBuf,
+    /// Whose signatures of models count, and whether the model must have one.
+    pub model_trust: ModelTrust,
     /// The variant that makes every asset; none lets the ladder choose under load.
     pub variant: Option<String>,
     /// The best variant that the ladder may use, and the one it starts with; none takes the manifest's default.
@@ -101,6 +104,9 @@ pub enum NodeError {
     /// The model cannot be loaded or run.
     #[error(transparent)]
     Generator(#[from] GeneratorError),
+    /// The model is not signed as it must be.
+    #[error(transparent)]
+    Signature(#[from] SignatureError),
     /// Traits cannot be drawn.
     #[error("the model's trait rules: {0}")]
     Rarity(#[from] RarityError),

@@ -17,6 +17,10 @@ use karat_edge_node::manifest::Manifest;
 use karat_edge_node::node::{self, NodeConfig, NodeError, NodeFigures, NodeSnapshot, PROBES_FILE};
 use karat_edge_node::pixels::{PngLimits, decode_png};
 use karat_edge_node::seeds::Secret;
+use karat_edge_node::signature::{
+    ModelTrust, SIGNATURE_FILE, SignatureError, SignatureFile, name_of, role_of,
+};
+use karat_proto::signing::{ModelSignature, SigningKey};
 use karat_proto::v1::{self, DirectiveKind};
 use karat_proto::{Account, Code};
 use tempfile::TempDir;
@@ -47,6 +51,7 @@ impl Bench {
             account: Account::from_name("studio"),
             collection: 5,
             secret: Secret::from_bytes([6; 32]),
+            model_trust: ModelTrust::default(),
             model_dir: self.model.path().to_owned(),
             variant: None,
             best_variant: None,
@@ -728,6 +733,41 @@ async fn a_model_file_replaced_under_a_running_node_changes_nothing_and_is_not_l
         .await;
     node.stop().await;
     assert_eq!(assert_lineages(&fake, whole.path()), ["slow", "quick"]);
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_runs_only_a_model_that_a_trusted_key_signed() {
+    let (bench, fake) = (Bench::new(), FakeEdge::start(1).await);
+    let secret = SigningKey::from_bytes(&[1; 32]);
+    let demanding = NodeConfig {
+        model_trust: ModelTrust::of(vec![secret.verifying_key().to_bytes()]),
+        ..bench.config(&fake, Some(1))
+    };
+    let refused = |error: NodeError| match error {
+        NodeError::Signature(error) => error,
+        other => panic!("{other}"),
+    };
+    let error = refused(Running::start(demanding.clone()).end().await.unwrap_err());
+    assert!(matches!(error, SignatureError::Unsigned { .. }), "{error}");
+
+    let manifest = Manifest::load(bench.model.path()).unwrap();
+    let sign = |secret: &SigningKey| {
+        let (role, name) = (role_of(&manifest), name_of(&manifest));
+        let file = SignatureFile {
+            digest: manifest.digest,
+            signature: ModelSignature::make(secret, &manifest.digest, role, &name),
+        };
+        std::fs::write(bench.model.path().join(SIGNATURE_FILE), file.to_text()).unwrap();
+    };
+    sign(&SigningKey::from_bytes(&[2; 32]));
+    let error = refused(Running::start(demanding.clone()).end().await.unwrap_err());
+    assert!(
+        matches!(error, SignatureError::UnknownKey { .. }),
+        "{error}"
+    );
+    assert!(fake.world.lock().unwrap().hellos.is_empty());
+
+    sign(&secret);
+    let snapshot = Running::start(demanding).end().await.unwrap();
+    assert_eq!((snapshot.generated, snapshot.acknowledged), (1, 1));
 }
 
 fn relics() -> PathBuf {

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use karat_edge_node::signature::{ModelTrust, parse_key};
 use karat_proto::command::Policy;
 use karat_proto::{Account, limits};
 use serde::{Deserialize, Serialize};
@@ -47,6 +48,8 @@ pub struct Config {
     pub realm: RealmConfig,
     /// Where things lie.
     pub data: DataConfig,
+    /// Whose models.
+    pub models: ModelsConfig,
     /// The port.
     pub gateway: GatewayConfig,
     /// The log.
@@ -83,6 +86,58 @@ pub struct DataConfig {
     pub dir: PathBuf,
     /// Folder with one folder a model.
     pub models_dir: PathBuf,
+}
+
+/// Whose models: for the folders that this engine loads, and for the first policy of a new realm.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct ModelsConfig {
+    /// Ed25519 public keys whose signatures of models count, 64 hex digits each; while empty, any key's do.
+    pub keys: Vec<String>,
+    /// Whether unsigned models are refused.
+    pub require_signed: bool,
+}
+
+impl ModelsConfig {
+    /// Whose signatures count. Keys that are none are left out: [`Config::check`] refused them.
+    pub fn trust(&self) -> ModelTrust {
+        let keys = self.keys.iter();
+        ModelTrust {
+            keys: keys.filter_map(|key| parse_key(key).ok()).collect(),
+            required: self.require_signed,
+        }
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let refuse = |found: String, expected: String| {
+            Err(ConfigError::OutOfRange {
+                key: "models.keys",
+                found,
+                expected,
+            })
+        };
+        let most = limits::MODEL_KEYS_MAX;
+        if self.keys.len() > most {
+            let found = format!("{} keys", self.keys.len());
+            return refuse(found, format!("at most {most}"));
+        }
+        for (place, key) in self.keys.iter().enumerate() {
+            if let Err(reason) = parse_key(key) {
+                return refuse(key.clone(), reason);
+            }
+            if self.keys[..place].contains(key) {
+                return refuse(format!("{key} twice"), "each key once".to_owned());
+            }
+        }
+        match self.require_signed && self.keys.is_empty() {
+            true => refuse(
+                "empty".to_owned(),
+                "models.require_signed needs at least one key (`karat model keygen` makes one)"
+                    .to_owned(),
+            ),
+            false => Ok(()),
+        }
+    }
 }
 
 /// The port and its bounds.
@@ -195,6 +250,7 @@ impl Default for Config {
         Config {
             realm: RealmConfig::default(),
             data: DataConfig::default(),
+            models: ModelsConfig::default(),
             gateway: GatewayConfig::default(),
             log: LogConfig::default(),
             agents: AgentsConfig::default(),
@@ -347,6 +403,7 @@ impl Config {
                             for any other";
             return out_of_range("gateway.listen", self.gateway.listen.to_string(), expected);
         }
+        self.models.check()?;
         if self.log.kind != "journal" {
             return out_of_range("log.kind", self.log.kind.clone(), "this build has: journal");
         }

@@ -190,6 +190,7 @@ impl Projector {
                 });
             }
             EventKind::ModelRegistered { digest, .. }
+            | EventKind::ModelSigned { digest, .. }
             | EventKind::ModelPromoted { digest }
             | EventKind::ModelRetired { digest } => {
                 writes.push(Write::PutModel {

@@ -113,9 +113,8 @@ impl Service {
     /// Names the part that cannot be opened, and what to do.
     pub async fn start(config: Config, mode: Mode) -> Result<Service, ServiceError> {
         let folders = match mode {
-            Mode::Full => {
-                ModelFolders::find(&config.data.models_dir).map_err(ServiceError::Models)?
-            }
+            Mode::Full => ModelFolders::find(&config.data.models_dir, &config.models.trust())
+                .map_err(ServiceError::Models)?,
             Mode::ReadOnly => ModelFolders::default(),
         };
         if mode == Mode::Full && folders.auditors.is_empty() {
@@ -406,6 +405,15 @@ async fn genesis(core: &Core, folders: &ModelFolders) -> Result<(), ServiceError
         // What is negative asks for the auditor's own, and a manifest that states none leaves it off.
         near_duplicate_below_ppm: u32::try_from(settings.near_duplicate_below_ppm).unwrap_or(0),
         drift_review_above_ppm: settings.drift_review_above_ppm,
+        model_keys: core
+            .config
+            .models
+            .trust()
+            .keys
+            .iter()
+            .map(|key| Bytes::copy_from_slice(key))
+            .collect(),
+        require_signed_models: core.config.models.require_signed,
     };
     let account = |account: &karat_proto::Account| Bytes::copy_from_slice(&account.0);
     let roles = core.roles;

@@ -10,6 +10,7 @@ use karat_agents::review_desk::{DeskLimits, OpenReview, ReviewDesk};
 use karat_agents::{AgentHost, Agents, AgentsConfig, AgentsError, AgentsHandle, Job};
 use karat_content::ContentStore;
 use karat_edge_node::manifest::{Manifest, Role};
+use karat_edge_node::signature::ModelTrust;
 use karat_proto::command::{CollectionSpec, Policy, Verdict};
 use karat_proto::event::{AssetState, Event, EventKind, Outcome};
 use karat_proto::v1::command::Kind;
@@ -39,8 +40,8 @@ impl ModelFolders {
     /// Looks through the folders below `dir`.
     ///
     /// # Errors
-    /// When the folder cannot be read or a manifest does not match its files.
-    pub fn find(dir: &Path) -> Result<ModelFolders, String> {
+    /// When the folder cannot be read, a manifest does not match its files, or a model is not signed as `trust` demands.
+    pub fn find(dir: &Path, trust: &ModelTrust) -> Result<ModelFolders, String> {
         let mut found = ModelFolders::default();
         let entries = std::fs::read_dir(dir)
             .map_err(|error| format!("models {}: {error}; set data.models_dir", dir.display()))?;
@@ -50,10 +51,9 @@ impl ModelFolders {
             .collect();
         folders.sort();
         for folder in folders {
-            match Manifest::load(&folder)
-                .map_err(|error| error.to_string())?
-                .role
-            {
+            let manifest = Manifest::load(&folder).map_err(|error| error.to_string())?;
+            trust.check(&manifest).map_err(|error| error.to_string())?;
+            match manifest.role {
                 Role::Generator => found.generators.push(folder),
                 Role::Auditor => found.auditors.push(folder),
             }

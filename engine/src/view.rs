@@ -9,6 +9,7 @@ use dashmap::DashMap;
 use karat_ledger::{AssetView, Counts, Ledger};
 use karat_proto::command::{CollectionSpec, ModelRole, Policy};
 use karat_proto::event::{AssetState, Event, EventKind, Outcome};
+use karat_proto::signing::ModelKey;
 use karat_proto::{Account, AssetId, Code, CollectionId, Digest};
 use parking_lot::{Mutex, RwLock};
 
@@ -47,6 +48,8 @@ pub struct ModelEntry {
     pub role: ModelRole,
     /// Where it stands.
     pub stage: ModelStage,
+    /// The key whose signature of it was checked.
+    pub signed_by: Option<ModelKey>,
 }
 
 /// A digest of the ledger, and where it was taken.
@@ -130,6 +133,7 @@ impl View {
                     karat_ledger::ModelState::Approved => ModelStage::Approved,
                     karat_ledger::ModelState::Retired => ModelStage::Retired,
                 },
+                signed_by: model.signed_by,
             });
         }
         // Asset numbers are dense from 1.
@@ -200,10 +204,18 @@ impl View {
                     name: name.clone(),
                     role: *role,
                     stage: ModelStage::Registered,
+                    signed_by: None,
                 })
             }
-            EventKind::ModelPromoted { digest } => self.set_model(digest, ModelStage::Approved),
-            EventKind::ModelRetired { digest } => self.set_model(digest, ModelStage::Retired),
+            EventKind::ModelSigned { digest, key } => {
+                self.change_model(digest, |model| model.signed_by = Some(*key));
+            }
+            EventKind::ModelPromoted { digest } => {
+                self.change_model(digest, |model| model.stage = ModelStage::Approved);
+            }
+            EventKind::ModelRetired { digest } => {
+                self.change_model(digest, |model| model.stage = ModelStage::Retired);
+            }
             EventKind::PolicySet { policy } => self.policy.store(Arc::new(policy.clone())),
             EventKind::Paused { paused } => self.paused.store(*paused, Ordering::Release),
             EventKind::BatchCut { .. }
@@ -214,15 +226,12 @@ impl View {
         }
     }
 
-    fn set_model(&self, digest: &Digest, stage: ModelStage) {
-        for model in self
-            .models
+    fn change_model(&self, digest: &Digest, change: impl Fn(&mut ModelEntry)) {
+        self.models
             .write()
             .iter_mut()
             .filter(|model| model.digest == *digest)
-        {
-            model.stage = stage;
-        }
+            .for_each(change);
     }
 
     /// Publishes the positions at the end of a block; takes a digest when `mark` is set.

@@ -41,6 +41,7 @@ struct Pace {
 pub fn open(config: &NodeConfig) -> Result<(Generator, Rungs), NodeError> {
     let began = Instant::now();
     let manifest = Manifest::load(&config.model_dir).map_err(RuntimeError::from)?;
+    config.model_trust.check(&manifest)?;
     let wanted = config.variant.as_ref().or(config.best_variant.as_ref());
     let wanted = wanted.unwrap_or(&manifest.default_variant).clone();
     let mut generator = Generator::from_manifest(manifest.clone(), &wanted)?;

@@ -12,6 +12,7 @@ mod describe;
 mod dev;
 mod log;
 mod model;
+mod model_key;
 mod proof;
 mod realm;
 mod review;
@@ -28,6 +29,7 @@ use thiserror::Error;
 pub use backend::Backend;
 pub use describe::lower;
 pub use dev::DevArgs;
+pub use model::registration;
 pub use serve::{interrupted, opened_text, start_error};
 pub use status::shown as status_json;
 

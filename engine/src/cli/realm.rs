@@ -1,10 +1,13 @@
 //! `karat realm`: what an operator does to a realm as a whole, or to one asset in it.
 
+use bytes::Bytes;
 use clap::Subcommand;
+use karat_edge_node::signature::parse_key;
+use karat_proto::signing::ModelKey;
 use karat_proto::v1;
 use serde_json::json;
 
-use super::{Backend, CliError, Common, describe, print_json};
+use super::{Backend, CliError, Common, describe, hexadecimal, print_json};
 
 /// What to do with the realm.
 #[derive(Debug, Subcommand)]
@@ -73,6 +76,16 @@ pub struct PolicyArgs {
     /// 16000000; 0 for never
     #[arg(long)]
     drift_review_above_ppm: Option<u32>,
+    /// Public key whose signatures of models count, 64 hex digits; several times for several. They replace the ones there
+    /// are, at most 16
+    #[arg(long = "model-key", value_parser = parse_key, conflicts_with = "no_model_keys")]
+    model_keys: Vec<ModelKey>,
+    /// Remove every model key: any key's signature is taken again
+    #[arg(long)]
+    no_model_keys: bool,
+    /// Whether models must be signed by a model key to be registered or promoted
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    require_signed_models: Option<bool>,
 }
 
 impl PolicyArgs {
@@ -110,6 +123,14 @@ impl PolicyArgs {
             &mut policy.drift_review_above_ppm,
             self.drift_review_above_ppm,
         );
+        set(
+            &mut policy.require_signed_models,
+            self.require_signed_models,
+        );
+        if self.no_model_keys || !self.model_keys.is_empty() {
+            let keys = self.model_keys.iter();
+            policy.model_keys = keys.map(|key| Bytes::copy_from_slice(key)).collect();
+        }
         policy.version += 1;
     }
 }
@@ -187,6 +208,8 @@ fn print_policy(common: &Common, policy: &v1::Policy) -> Result<(), CliError> {
         "retry_window_commands": policy.retry_window_commands,
         "near_duplicate_below_ppm": policy.near_duplicate_below_ppm,
         "drift_review_above_ppm": policy.drift_review_above_ppm,
+        "model_keys": policy.model_keys.iter().map(|key| hexadecimal(key)).collect::<Vec<_>>(),
+        "require_signed_models": policy.require_signed_models,
     });
     if common.json {
         print_json(&shown)

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use karat_edge_node::ladder::LadderConfig;
 use karat_edge_node::node::{self, NodeConfig, NodeFigures};
+use karat_edge_node::signature::ModelTrust;
 use parking_lot::Mutex;
 use tokio::sync::watch as signal;
 use tonic::transport::{Channel, Endpoint};
@@ -49,7 +50,8 @@ pub async fn run(common: &Common, args: DevArgs) -> Result<(), CliError> {
         .unwrap_or_else(|| PathBuf::from("karat-data"));
     config.data.models_dir.clone_from(&args.models);
     config.gateway.listen.set_port(args.port);
-    let models = ModelFolders::find(&args.models).map_err(CliError::Usage)?;
+    let models =
+        ModelFolders::find(&args.models, &config.models.trust()).map_err(CliError::Usage)?;
     let service = Service::start(config, Mode::Full)
         .await
         .map_err(|error| start_error(&error))?;
@@ -146,6 +148,7 @@ impl Run {
             collection: setup.collection,
             secret: setup.secret.clone(),
             model_dir: setup.generator.clone(),
+            model_trust: ModelTrust::default(),
             variant: None,
             best_variant: None,
             ladder: LadderConfig::default(),

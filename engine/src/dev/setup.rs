@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use karat_edge_node::manifest::{Manifest, Role};
+use karat_edge_node::manifest::Manifest;
 use karat_edge_node::seeds::Secret;
 use karat_proto::v1::command::Kind;
 use karat_proto::v1::ledger_client::LedgerClient;
@@ -12,7 +12,7 @@ use karat_proto::v1::operator_client::OperatorClient;
 use karat_proto::{Account, Code, CollectionId, limits, v1};
 use tonic::transport::Channel;
 
-use crate::cli::CliError;
+use crate::cli::{CliError, registration};
 use crate::view::View;
 
 /// Name of the collection.
@@ -146,11 +146,7 @@ async fn approve(
     folder: &Path,
 ) -> Result<(), CliError> {
     let manifest = Manifest::load(folder).map_err(|error| CliError::Usage(error.to_string()))?;
-    let digest = Bytes::copy_from_slice(&manifest.digest);
-    let role = match manifest.role {
-        Role::Generator => v1::ModelRole::Generator,
-        Role::Auditor => v1::ModelRole::Auditor,
-    };
+    let registration = registration(&manifest)?;
     let known = view
         .models()
         .iter()
@@ -163,9 +159,7 @@ async fn approve(
     for change in changes {
         let request = v1::ChangeModelRequest {
             change: (*change).into(),
-            digest: digest.clone(),
-            name: format!("{} {}", manifest.name, manifest.version),
-            role: role.into(),
+            ..registration.clone()
         };
         let answer = operators
             .change_model(request)

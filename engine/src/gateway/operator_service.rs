@@ -155,6 +155,8 @@ impl Operator for OperatorService {
                     digest,
                     name: request.name,
                     role: request.role,
+                    key: request.key,
+                    signature: request.signature,
                 };
                 self.enter(Kind::RegisterModel(register)).await
             }
@@ -192,6 +194,9 @@ impl Operator for OperatorService {
                     ModelStage::Retired => v1::ModelStage::Retired,
                 }
                 .into(),
+                signed_by: model
+                    .signed_by
+                    .map_or_else(Bytes::new, |key| Bytes::copy_from_slice(&key)),
             })
             .collect();
         Ok(Response::new(v1::ListModelsResponse { models }))
