@@ -97,6 +97,7 @@ impl Verifier {
             stall_ms: settings.stall_ms,
             models: folders.generators.clone(),
             auditor: folders.auditors.first().cloned().unwrap_or_default(),
+            trust: core.config.models.trust(),
             ..AgentsConfig::default()
         };
         let agents = Agents::start(config, Arc::new(Host { core: core.clone() }))?;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use karat_edge_node::signature::ModelTrust;
 use thiserror::Error;
 
 use crate::oracle::OracleError;
@@ -50,6 +51,8 @@ pub struct AgentsConfig {
     pub models: Vec<PathBuf>,
     /// The auditor's folder.
     pub auditor: PathBuf,
+    /// Whose signatures of models count. Asked again whenever a worker loads a folder.
+    pub trust: ModelTrust,
 }
 
 impl Default for AgentsConfig {
@@ -71,6 +74,7 @@ impl Default for AgentsConfig {
             rules: Rules::default(),
             models: Vec::new(),
             auditor: PathBuf::new(),
+            trust: ModelTrust::default(),
         }
     }
 }

@@ -34,6 +34,7 @@ impl Agents {
         let source = ModelFolders {
             auditor: config.auditor.clone(),
             generators: config.models.clone(),
+            trust: config.trust.clone(),
         };
         Agents::start_with(config, host, Arc::new(source))
     }

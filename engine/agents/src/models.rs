@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use karat_edge_node::auditor::Auditor;
 use karat_edge_node::generator::{GenerationRequest, Generator};
 use karat_edge_node::manifest::{Manifest, Role};
+use karat_edge_node::signature::ModelTrust;
 use karat_proto::Digest;
 use karat_proto::command::{CollectionSpec, Lineage};
 
@@ -20,6 +21,8 @@ pub struct ModelFolders {
     pub auditor: PathBuf,
     /// Generator folders.
     pub generators: Vec<PathBuf>,
+    /// Whose signatures of models count.
+    pub trust: ModelTrust,
 }
 
 impl OracleSource for ModelFolders {
@@ -61,11 +64,14 @@ fn failed(error: impl std::fmt::Display) -> OracleError {
 
 impl Models {
     fn open(folders: &ModelFolders) -> Result<Models, OracleError> {
-        let mut auditor = Auditor::load(&folders.auditor).map_err(failed)?;
+        let manifest = Manifest::load(&folders.auditor).map_err(failed)?;
+        folders.trust.check(&manifest).map_err(failed)?;
+        let mut auditor = Auditor::from_manifest(manifest).map_err(failed)?;
         auditor.warm_up().map_err(failed)?;
         let mut generators = Vec::new();
         for folder in &folders.generators {
             let manifest = Manifest::load(folder).map_err(failed)?;
+            folders.trust.check(&manifest).map_err(failed)?;
             if manifest.role != Role::Generator {
                 return Err(OracleError(format!(
                     "{} holds an auditor; re-execution needs generators",

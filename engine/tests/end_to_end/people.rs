@@ -307,6 +307,7 @@ async fn models_and_policies_are_changed_by_the_operator_and_stay_changed() {
         digest: Bytes::from_static(&MODEL),
         name: "relics 1".into(),
         role: v1::ModelRole::Generator.into(),
+        ..Default::default()
     };
     for step in [
         v1::ModelChange::Register,
@@ -348,7 +349,7 @@ async fn models_and_policies_are_changed_by_the_operator_and_stay_changed() {
     let newer = |version| v1::Policy {
         version,
         batch_changes_max: 3,
-        ..policy
+        ..policy.clone()
     };
     for (wrong, code) in [
         (newer(1), Code::BadPolicy),
