@@ -733,6 +733,8 @@ async fn a_model_file_replaced_under_a_running_node_changes_nothing_and_is_not_l
         .await;
     node.stop().await;
     assert_eq!(assert_lineages(&fake, whole.path()), ["slow", "quick"]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_runs_only_a_model_that_a_trusted_key_signed() {
     let (bench, fake) = (Bench::new(), FakeEdge::start(1).await);
