@@ -272,6 +272,7 @@ async fn approved_model(channel: Channel) -> Result<Bytes, LoadError> {
             digest: digest.clone(),
             name: "karat-load".into(),
             role: v1::ModelRole::Generator.into(),
+            ..Default::default()
         };
         let answer = operator
             .change_model(request)

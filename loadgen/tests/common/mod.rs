@@ -333,6 +333,7 @@ impl Operator for Realm {
                 name: request.name,
                 role: request.role,
                 stage: v1::ModelStage::Registered.into(),
+                ..Default::default()
             }),
             v1::ModelChange::Promote => {
                 let model = state
