@@ -21,7 +21,7 @@ pub mod ladder;
 pub mod lineage;
 pub mod manifest;
 pub mod node;
-mod onnx_shape;
+mod onnx;
 pub mod pixels;
 pub mod rarity;
 pub mod runtime;

@@ -1,4 +1,4 @@
-//! The edge node's binary: runs a node, measures a model, makes one image.
+//! The edge node's binary: runs a node, measures a model, makes images.
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -7,17 +7,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use karat_edge_node::generator::{GenerationRequest, Generator, MICRO_BATCH_MOST, probe_variants};
+use karat_edge_node::generator::{GenerationRequest, Generator, MICRO_BATCH_MOST};
 use karat_edge_node::ladder::LadderConfig;
-use karat_edge_node::manifest::Manifest;
 use karat_edge_node::node::{self, NodeConfig, NodeFigures, NodeSnapshot};
 use karat_edge_node::rarity::TraitSolver;
-use karat_edge_node::runtime::backend;
+use karat_edge_node::runtime::{Device, RuntimeConfig, THREADS_MOST, init_backend};
 use karat_edge_node::seeds::Secret;
 use karat_edge_node::signature::{ModelTrust, parse_key};
 use karat_proto::signing::ModelKey;
 use karat_proto::{Account, Code};
 use tokio::sync::watch;
+
+mod cli;
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -34,6 +35,12 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 struct Arguments {
     #[command(subcommand)]
     command: Command,
+    /// Where models run: auto, cpu or cuda (with an ONNX Runtime that has it).
+    #[arg(long, global = true, default_value_t = Device::Auto)]
+    device: Device,
+    /// Threads of each model's session; the built-in backend has one.
+    #[arg(long, global = true, default_value_t = 1, value_parser = threads)]
+    threads: usize,
 }
 
 #[derive(Debug, Subcommand)]
@@ -45,18 +52,9 @@ enum Command {
     )]
     Run(Box<RunArguments>),
     /// Measures what one asset costs on this machine, for each variant of a model.
-    #[command(after_help = "Example:\n  karat-edge probe --model edge-node/models/relics")]
-    Probe {
-        /// The model's folder.
-        #[arg(long)]
-        model: PathBuf,
-        /// Micro-batches to measure.
-        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_000))]
-        rounds: u32,
-        /// Prints JSON.
-        #[arg(long)]
-        json: bool,
-    },
+    Probe(cli::probe::ProbeArguments),
+    /// Writes the raw pixels of many seeds, for comparing backends and machines.
+    Pixels(cli::pixels::PixelsArguments),
     /// Makes the image of one seed, as a node would.
     #[command(
         after_help = "Example:\n  karat-edge generate --model edge-node/models/relics --out relic.png \\\n    \
@@ -133,6 +131,13 @@ struct RunArguments {
     json: bool,
 }
 
+fn threads(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count) if (1..=THREADS_MOST).contains(&count) => Ok(count),
+        _ => Err(format!("must be 1 to {THREADS_MOST}")),
+    }
+}
+
 fn micro_batch(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(size) if (1..=MICRO_BATCH_MOST).contains(&size) => Ok(size),
@@ -149,26 +154,34 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
-    let done = match arguments.command {
-        Command::Run(arguments) => run(*arguments),
-        Command::Probe {
-            model,
-            rounds,
-            json,
-        } => probe(&model, rounds as usize, json),
-        Command::Generate {
-            model,
-            variant,
-            seed,
-            out,
-        } => generate(&model, variant.as_deref(), &seed, &out),
+    let backend = RuntimeConfig {
+        threads: arguments.threads,
+        device: arguments.device,
+        ..RuntimeConfig::from_environment()
     };
+    let done = init_backend(&backend)
+        .map_err(Failure::from)
+        .and_then(|_| dispatch(arguments.command));
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+fn dispatch(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Run(arguments) => run(*arguments),
+        Command::Probe(arguments) => cli::probe::run(&arguments),
+        Command::Pixels(arguments) => cli::pixels::run(&arguments),
+        Command::Generate {
+            model,
+            variant,
+            seed,
+            out,
+        } => generate(&model, variant.as_deref(), &seed, &out),
     }
 }
 
@@ -264,55 +277,6 @@ fn summary(figures: &NodeSnapshot) -> String {
         figures.steps_down,
         figures.steps_up,
     )
-}
-
-fn probe(model: &Path, rounds: usize, json: bool) -> Result<(), Failure> {
-    let manifest = Manifest::load(model)?;
-    let rungs = probe_variants(&manifest, rounds)?;
-    let name = backend()?.name();
-    if json {
-        let variants: Vec<_> = rungs
-            .iter()
-            .map(|rung| {
-                serde_json::json!({
-                    "variant": rung.variant,
-                    "cost_ns": rung.cost_ns,
-                    "quality": rung.quality,
-                    "exact": manifest.is_exact(&rung.variant),
-                })
-            })
-            .collect();
-        let found = serde_json::json!({
-            "model": manifest.name,
-            "version": manifest.version,
-            "digest": hex::encode(manifest.digest),
-            "backend": name,
-            "variants": variants,
-        });
-        println!("{}", serde_json::to_string_pretty(&found)?);
-        return Ok(());
-    }
-    println!(
-        "{} {} ({}) on {name}",
-        manifest.name,
-        manifest.version,
-        hex::encode(manifest.digest)
-    );
-    for rung in rungs {
-        println!(
-            "{}: {:.0} us an asset, {:.0} assets/s on one core, quality {:.4}{}",
-            rung.variant,
-            rung.cost_ns as f64 / 1e3,
-            1e9 / rung.cost_ns.max(1) as f64,
-            rung.quality,
-            if manifest.is_exact(&rung.variant) {
-                ", exact"
-            } else {
-                ""
-            }
-        );
-    }
-    Ok(())
 }
 
 fn generate(model: &Path, variant: Option<&str>, seed: &str, out: &Path) -> Result<(), Failure> {

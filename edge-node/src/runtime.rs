@@ -5,20 +5,26 @@
 //! demands, so that a wrong file fails when it is loaded and not at the first asset.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
 
-use ort::environment::Environment;
-use ort::session::Session;
-use ort::session::builder::GraphOptimizationLevel;
-use ort::value::{Outlet, TensorElementType, TensorRef};
+use ort::session::{Session, SessionOutputs};
+use ort::value::TensorRef;
 use thiserror::Error;
 
 pub use crate::manifest::EMBEDDING_LENGTH;
-use crate::manifest::{Manifest, ManifestError, Role};
-use crate::onnx_shape::with_batch;
+use crate::manifest::{Manifest, ManifestError};
+use crate::onnx::check::{OnnxError, check_model};
+use crate::onnx::shape::with_batch;
 
-/// Environment variable with the full path of ONNX Runtime's shared library.
-pub const LIBRARY_VARIABLE: &str = "ORT_DYLIB_PATH";
+mod backend;
+mod interface;
+mod trial;
+
+pub use backend::{
+    Backend, BackendKind, Device, LIBRARY_VARIABLE, RuntimeConfig, THREADS_MOST, backend,
+    init_backend,
+};
+use interface::{check_tensors, demands};
+
 /// Most images of one run. Larger requests are split by the callers.
 pub const BATCH_MOST: usize = 256;
 
@@ -51,6 +57,20 @@ pub enum RuntimeError {
         /// What it says.
         reason: String,
     },
+    /// CUDA was asked for and cannot be used.
+    #[error(
+        "cannot use CUDA: {reason}; name an ONNX Runtime with CUDA in {LIBRARY_VARIABLE} and its libraries where the loader finds them, or choose the device auto or cpu"
+    )]
+    Cuda {
+        /// What stands against it.
+        reason: String,
+    },
+    /// A setting that cannot be followed.
+    #[error("inference: {reason}")]
+    Setting {
+        /// Which one and why.
+        reason: String,
+    },
     /// The model folder is refused.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
@@ -63,6 +83,14 @@ pub enum RuntimeError {
         found: &'static str,
         /// The role needed.
         needed: &'static str,
+    },
+    /// The file is nothing that a backend should see.
+    #[error("{model}: {source}")]
+    Unsound {
+        /// Model and variant.
+        model: String,
+        /// What is wrong with it.
+        source: OnnxError,
     },
     /// The backend cannot read the model.
     #[error(
@@ -120,131 +148,6 @@ pub enum RuntimeError {
     },
 }
 
-/// How the backend is chosen.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct RuntimeConfig {
-    /// ONNX Runtime's shared library. None means the built-in backend.
-    pub library: Option<PathBuf>,
-}
-
-impl RuntimeConfig {
-    /// Reads `ORT_DYLIB_PATH`; empty counts as unset.
-    pub fn from_environment() -> Self {
-        let library = std::env::var_os(LIBRARY_VARIABLE)
-            .filter(|path| !path.is_empty())
-            .map(PathBuf::from);
-        Self { library }
-    }
-}
-
-/// Which implementation runs the models.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum BackendKind {
-    /// ONNX Runtime from this library.
-    OnnxRuntime(PathBuf),
-    /// The built-in pure-Rust backend.
-    Tract,
-}
-
-/// The backend of this process.
-#[derive(Debug, Clone)]
-pub struct Backend {
-    kind: BackendKind,
-    environment: Environment,
-}
-
-impl Backend {
-    /// Which one it is.
-    pub fn kind(&self) -> &BackendKind {
-        &self.kind
-    }
-
-    /// A short name for logs and reports.
-    pub fn name(&self) -> &'static str {
-        self.kind.name()
-    }
-}
-
-impl std::fmt::Display for Backend {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.kind.fmt(formatter)
-    }
-}
-
-impl BackendKind {
-    fn name(&self) -> &'static str {
-        match self {
-            Self::OnnxRuntime(_) => "ONNX Runtime",
-            Self::Tract => "tract",
-        }
-    }
-}
-
-impl std::fmt::Display for BackendKind {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::OnnxRuntime(path) => write!(formatter, "ONNX Runtime from {}", path.display()),
-            Self::Tract => formatter.write_str("the built-in backend (tract)"),
-        }
-    }
-}
-
-/// Kept for the life of the process: the library allows one environment, and it must outlive every session.
-static BACKEND: Mutex<Option<Backend>> = Mutex::new(None);
-
-/// Starts the backend, once for the whole process. Asking again for the same gives the same; asking for another one
-/// is an error. After a failure nothing is chosen, and the call can be repeated.
-pub fn init_backend(config: &RuntimeConfig) -> Result<Backend, RuntimeError> {
-    let kind = match &config.library {
-        Some(path) => BackendKind::OnnxRuntime(path.clone()),
-        None => BackendKind::Tract,
-    };
-    let mut chosen = BACKEND.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(backend) = chosen.as_ref() {
-        if backend.kind == kind {
-            return Ok(backend.clone());
-        }
-        return Err(RuntimeError::AlreadyChosen {
-            running: backend.kind.to_string(),
-            asked: kind.to_string(),
-        });
-    }
-    let builder = match &kind {
-        BackendKind::OnnxRuntime(path) => {
-            ort::init_from(path).map_err(|error| RuntimeError::Library {
-                path: path.clone(),
-                reason: error.to_string(),
-            })?
-        }
-        BackendKind::Tract => {
-            ort::set_api(ort_tract::api());
-            ort::init()
-        }
-    };
-    let environment = builder
-        .with_name("karat")
-        .with_telemetry(false)
-        .build()
-        .map_err(|error| RuntimeError::Start {
-            reason: error.to_string(),
-        })?;
-    let backend = Backend { kind, environment };
-    *chosen = Some(backend.clone());
-    Ok(backend)
-}
-
-/// The backend of this process; started from the environment variable where nobody chose one yet.
-pub fn backend() -> Result<Backend, RuntimeError> {
-    if let Some(backend) = BACKEND
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .as_ref()
-    {
-        return Ok(backend.clone());
-    }
-    init_backend(&RuntimeConfig::from_environment())
-}
-
 /// One loaded variant of a model.
 #[derive(Debug)]
 pub struct Model {
@@ -270,30 +173,33 @@ pub struct AuditTensors {
     pub embedding: Vec<f32>,
 }
 
-/// A tensor that a role demands: name, type and shape.
-type Demand = (&'static str, TensorElementType, Vec<i64>);
-
 /// An open dimension in a shape.
 const OPEN: i64 = -1;
 
 impl Model {
-    /// Loads a variant on the backend of this process. One thread; more throughput comes from more sessions.
+    /// Loads a variant on the backend of this process. More throughput comes from more sessions.
     pub fn load(manifest: &Manifest, variant: &str) -> Result<Self, RuntimeError> {
         let bytes = manifest.read_variant(variant)?;
         let backend = backend()?;
         let label = format!("{} {} variant {variant}", manifest.name, manifest.version);
+        // Checked on both backends, so that a file accepted on one is accepted on the other.
+        check_model(&bytes).map_err(|source| RuntimeError::Unsound {
+            model: label.clone(),
+            source,
+        })?;
         let load_error = |reason: String| RuntimeError::Load {
             backend: backend.name(),
             model: label.clone(),
             reason,
         };
-        // Checked on both backends, so that a file accepted on one is accepted on the other.
         let single = with_batch(&bytes, 1).map_err(|error| load_error(error.to_string()))?;
-        let (bytes, batch, run_most) = match backend.kind {
+        let (bytes, batch, run_most) = match backend.kind() {
             BackendKind::Tract => (single, 1, 1),
             BackendKind::OnnxRuntime(_) => (bytes, OPEN, BATCH_MOST),
         };
-        let session = open_session(&backend, &bytes).map_err(load_error)?;
+        let session = backend
+            .open(&bytes, manifest.is_exact(variant))
+            .map_err(load_error)?;
         let (inputs, outputs) = demands(manifest, batch);
         check_tensors("input", &inputs, session.inputs())
             .and_then(|()| check_tensors("output", &outputs, session.outputs()))
@@ -326,12 +232,36 @@ impl Model {
         traits: &[f32],
         latent: &[f32],
     ) -> Result<Vec<u8>, RuntimeError> {
+        let image_bytes = self.pixel_bytes();
+        let mut pixels = Vec::with_capacity(batch.min(BATCH_MOST) * image_bytes);
+        self.run_generator(batch, traits, latent, |outputs, label, count| {
+            take(outputs, label, "pixels", count * image_bytes, &mut pixels)
+        })?;
+        Ok(pixels)
+    }
+
+    /// As [`Model::generate`], and leaves the pixels where they are: what the sessions alone cost, for measuring.
+    pub fn run_bare(
+        &mut self,
+        batch: usize,
+        traits: &[f32],
+        latent: &[f32],
+    ) -> Result<(), RuntimeError> {
+        self.run_generator(batch, traits, latent, |_, _, _| Ok(()))
+    }
+
+    fn run_generator(
+        &mut self,
+        batch: usize,
+        traits: &[f32],
+        latent: &[f32],
+        mut each: impl FnMut(&SessionOutputs<'_>, &str, usize) -> Result<(), RuntimeError>,
+    ) -> Result<(), RuntimeError> {
         check_batch(batch)?;
         check_input("traits", traits.len(), batch * self.one_hot_length, batch)?;
         check_input("latent", latent.len(), batch * self.latent_length, batch)?;
-        let (image_bytes, label) = (self.pixel_bytes(), &self.label);
+        let label = &self.label;
         let failed = |error: ort::Error| run_error(label, &error);
-        let mut pixels = Vec::with_capacity(batch * image_bytes);
         for run in runs(batch, self.run_most) {
             let count = run.len();
             let traits = part(traits, &run, self.one_hot_length);
@@ -341,10 +271,9 @@ impl Model {
             let latent = TensorRef::from_array_view(([count, self.latent_length], latent))
                 .map_err(failed)?;
             let inputs = ort::inputs!["traits" => traits, "latent" => latent];
-            let outputs = self.session.run(inputs).map_err(failed)?;
-            take(&outputs, label, "pixels", count * image_bytes, &mut pixels)?;
+            each(&self.session.run(inputs).map_err(failed)?, label, count)?;
         }
-        Ok(pixels)
+        Ok(())
     }
 
     /// Runs an auditor over the RGB pixels of `batch` images.
@@ -399,92 +328,6 @@ fn run_error(label: &str, error: &ort::Error) -> RuntimeError {
         model: label.to_owned(),
         reason: error.to_string(),
     }
-}
-
-fn open_session(backend: &Backend, bytes: &[u8]) -> Result<Session, String> {
-    let mut builder = Session::builder(&backend.environment).map_err(|error| error.to_string())?;
-    // The built-in backend optimises a graph only if told to.
-    builder = builder
-        .with_optimization_level(GraphOptimizationLevel::Level3)
-        .map_err(|error| error.to_string())?;
-    if backend.kind != BackendKind::Tract {
-        // Two cores: a second thread or a spinning one would take its time from the sequencer. The built-in backend
-        // has no threads and knows none of these options.
-        builder = builder
-            .with_intra_threads(1)
-            .map_err(|error| error.to_string())?;
-        builder = builder
-            .with_inter_threads(1)
-            .map_err(|error| error.to_string())?;
-        builder = builder
-            .with_intra_op_spinning(false)
-            .map_err(|error| error.to_string())?;
-        builder = builder
-            .with_inter_op_spinning(false)
-            .map_err(|error| error.to_string())?;
-    }
-    builder
-        .commit_from_memory(bytes)
-        .map_err(|error| error.to_string())
-}
-
-/// The inputs and outputs of a role.
-fn demands(manifest: &Manifest, batch: i64) -> (Vec<Demand>, Vec<Demand>) {
-    use TensorElementType::{Float32, Uint8};
-    let row = |length: usize| vec![batch, length as i64];
-    let [height, width] = [manifest.image_height, manifest.image_width].map(i64::from);
-    let pixels = ("pixels", Uint8, vec![batch, height, width, 3]);
-    match manifest.role {
-        Role::Generator => (
-            vec![
-                ("traits", Float32, row(manifest.one_hot_length())),
-                ("latent", Float32, row(manifest.latent_length)),
-            ],
-            vec![pixels],
-        ),
-        Role::Auditor => (
-            vec![pixels],
-            vec![
-                ("trait_logits", Float32, row(manifest.one_hot_length())),
-                ("corruption", Float32, row(1)),
-                ("embedding", Float32, row(EMBEDDING_LENGTH)),
-            ],
-        ),
-    }
-}
-
-fn check_tensors(kind: &str, demanded: &[Demand], found: &[Outlet]) -> Result<(), String> {
-    let names: Vec<&str> = demanded.iter().map(|(name, ..)| *name).collect();
-    if let Some(unknown) = found.iter().find(|outlet| !names.contains(&outlet.name())) {
-        let (unknown, known) = (unknown.name(), names.join(", "));
-        return Err(format!(
-            "unknown {kind} {unknown:?}; its {kind}s must be {known}"
-        ));
-    }
-    for (name, element, shape) in demanded {
-        let Some(outlet) = found.iter().find(|outlet| outlet.name() == *name) else {
-            return Err(format!("{kind} {name:?} is missing"));
-        };
-        let expected = format!("{element:?} of {}", shape_text(shape));
-        match (outlet.dtype().tensor_type(), outlet.dtype().tensor_shape()) {
-            (Some(found), Some(sizes)) if found == *element && sizes[..] == shape[..] => {}
-            (Some(found), Some(sizes)) => {
-                let sizes = shape_text(sizes);
-                return Err(format!(
-                    "{kind} {name:?} is {found:?} of {sizes}; must be {expected}"
-                ));
-            }
-            _ => return Err(format!("{kind} {name:?} is no tensor; must be {expected}")),
-        }
-    }
-    Ok(())
-}
-
-/// A shape as a person reads it: the first size is the batch.
-fn shape_text(shape: &[i64]) -> String {
-    let sizes = shape.iter().skip(1).map(i64::to_string);
-    let all: Vec<String> = std::iter::once("batch".to_owned()).chain(sizes).collect();
-    format!("[{}]", all.join(", "))
 }
 
 fn check_batch(batch: usize) -> Result<(), RuntimeError> {

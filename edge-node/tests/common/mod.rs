@@ -93,6 +93,43 @@ pub fn node(
     }
 }
 
+/// An operator with attributes that are lists of numbers.
+pub fn node_with(
+    operator: &str,
+    inputs: &[&str],
+    output: &str,
+    attributes: &[(&str, &[i64])],
+) -> Vec<u8> {
+    let plain = Message(node(operator, inputs, output, None));
+    let with = attributes.iter().fold(plain, |node, (name, values)| {
+        let attribute = Message::default().bytes(1, name.as_bytes());
+        let attribute = match values {
+            [one] if !["pads", "strides", "kernel_shape", "perm", "axes"].contains(name) => {
+                attribute.number(3, *one as u64).number(20, 2)
+            }
+            many => many
+                .iter()
+                .fold(attribute, |attribute, value| {
+                    attribute.number(8, *value as u64)
+                })
+                .number(20, 7),
+        };
+        node.bytes(5, &attribute.0)
+    });
+    with.0
+}
+
+/// A constant whose values lie in another file.
+pub fn external(name: &str, shape: &[u64]) -> Vec<u8> {
+    let entry = Message::default()
+        .bytes(1, b"location")
+        .bytes(2, b"../../secret");
+    Message(constant(name, shape, FLOAT, Vec::new()))
+        .bytes(13, &entry.0)
+        .number(14, 1)
+        .0
+}
+
 pub fn floats(name: &str, shape: &[u64], values: &[f32]) -> Vec<u8> {
     constant(
         name,
@@ -216,6 +253,42 @@ pub fn tiny_generator(tiny: &Tiny) -> Vec<u8> {
             tiny.pixels_name,
             UINT8,
             &[tiny.batch, Fixed(SIDE), Fixed(SIDE), Fixed(3)],
+        )],
+    )
+}
+
+/// The tiny generator with other nodes between its sums (`sums`, 48 of them an image) and the image (`wide`, 48 again).
+pub fn generator_through(middle: &[Vec<u8>], constants: &[Vec<u8>]) -> Vec<u8> {
+    let (inputs, pixels) = (ONE_HOT + LATENT, SIDE * SIDE * 3);
+    let weights: Vec<f32> = (0..inputs)
+        .flat_map(|from| (0..pixels).map(move |to| weight(from, to)))
+        .collect();
+    let mut nodes = vec![
+        node("Concat", &["traits", "latent"], "joined", Some(("axis", 1))),
+        node("Gemm", &["joined", "weights", "bias"], "sums", None),
+    ];
+    nodes.extend_from_slice(middle);
+    nodes.extend([
+        node("Reshape", &["wide", "shape"], "image", None),
+        node("Cast", &["image"], "pixels", Some(("to", UINT8))),
+    ]);
+    let mut all = vec![
+        floats("weights", &[inputs, pixels], &weights),
+        floats("bias", &[pixels], &vec![100.0; pixels as usize]),
+        integers("shape", &[4], &[-1, SIDE as i64, SIDE as i64, 3]),
+    ];
+    all.extend_from_slice(constants);
+    model(
+        &nodes,
+        &all,
+        &[
+            value("traits", FLOAT, &[Batch, Fixed(ONE_HOT)]),
+            value("latent", FLOAT, &[Batch, Fixed(LATENT)]),
+        ],
+        &[value(
+            "pixels",
+            UINT8,
+            &[Batch, Fixed(SIDE), Fixed(SIDE), Fixed(3)],
         )],
     )
 }

@@ -4,10 +4,11 @@
 //! with a fixed batch of 1 and 1.8 ms with an open one. Files keep their batch open, because ONNX Runtime gains
 //! nothing from fixing it and other backends want large batches; so it is fixed here, on the way into the backend.
 //!
-//! Only the few fields on the way to the shapes are understood; everything else is copied as it is. Field numbers are
-//! those of `onnx.proto3`.
+//! Only the few fields on the way to the shapes are understood; everything else is copied as it is.
 
 use thiserror::Error;
+
+use super::protobuf::{Damaged, Reader, Value, write_varint};
 
 const MODEL_GRAPH: u64 = 7;
 const GRAPH_INPUT: u64 = 11;
@@ -25,8 +26,8 @@ const DIMENSION_PARAMETER: u64 = 2;
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum OnnxShapeError {
     /// The bytes are no protobuf message.
-    #[error("not an ONNX file, or cut short: {0}")]
-    Damaged(&'static str),
+    #[error(transparent)]
+    Damaged(#[from] Damaged),
     /// There is no graph.
     #[error("not an ONNX file: it holds no graph")]
     NoGraph,
@@ -117,9 +118,9 @@ fn rewrite(
     let mut reader = Reader { bytes: message };
     let mut written = Vec::with_capacity(message.len());
     while let Some(field) = reader.next()? {
-        let change = match field.body {
-            Some(body) => change(field.number, body)?,
-            None => Change::Keep,
+        let change = match field.value {
+            Value::Bytes(body) => change(field.number, body)?,
+            _ => Change::Keep,
         };
         match change {
             Change::Keep => written.extend_from_slice(field.raw),
@@ -132,80 +133,6 @@ fn rewrite(
         }
     }
     Ok(written)
-}
-
-/// One field of a message: all its bytes, and its body where it holds bytes.
-struct Field<'a> {
-    number: u64,
-    raw: &'a [u8],
-    body: Option<&'a [u8]>,
-}
-
-struct Reader<'a> {
-    bytes: &'a [u8],
-}
-
-impl<'a> Reader<'a> {
-    fn next(&mut self) -> Result<Option<Field<'a>>, OnnxShapeError> {
-        if self.bytes.is_empty() {
-            return Ok(None);
-        }
-        let start = self.bytes;
-        let key = self.varint()?;
-        let body = match key & 7 {
-            0 => {
-                self.varint()?;
-                None
-            }
-            1 => {
-                self.skip(8)?;
-                None
-            }
-            2 => {
-                let length = usize::try_from(self.varint()?).unwrap_or(usize::MAX);
-                Some(self.skip(length)?)
-            }
-            5 => {
-                self.skip(4)?;
-                None
-            }
-            _ => return Err(OnnxShapeError::Damaged("a field of an unknown kind")),
-        };
-        let raw = &start[..start.len() - self.bytes.len()];
-        Ok(Some(Field {
-            number: key >> 3,
-            raw,
-            body,
-        }))
-    }
-
-    fn varint(&mut self) -> Result<u64, OnnxShapeError> {
-        let mut value = 0;
-        for shift in (0..64).step_by(7) {
-            let [byte] = *self.skip(1)? else { break };
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return Ok(value);
-            }
-        }
-        Err(OnnxShapeError::Damaged("a number without an end"))
-    }
-
-    fn skip(&mut self, length: usize) -> Result<&'a [u8], OnnxShapeError> {
-        let Some((head, rest)) = self.bytes.split_at_checked(length) else {
-            return Err(OnnxShapeError::Damaged("a field ends after the file"));
-        };
-        self.bytes = rest;
-        Ok(head)
-    }
-}
-
-fn write_varint(bytes: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        bytes.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    bytes.push(value as u8);
 }
 
 #[cfg(test)]
