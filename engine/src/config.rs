@@ -191,6 +191,10 @@ pub struct AgentsConfig {
     pub stall_ms: u64,
     /// How long a reviewer holds an asset.
     pub review_lease_seconds: u64,
+    /// The last assets of a collection that a new one is compared with.
+    pub similar_assets_max: usize,
+    /// Collections whose assets are remembered for that.
+    pub similar_collections_max: usize,
 }
 
 /// Settlement.
@@ -326,6 +330,8 @@ impl Default for AgentsConfig {
             batch_max: 16,
             stall_ms: 10_000,
             review_lease_seconds: 300,
+            similar_assets_max: 65_536,
+            similar_collections_max: 16,
         }
     }
 }
@@ -465,6 +471,18 @@ impl Config {
                 self.agents.review_lease_seconds,
                 1,
                 86_400,
+            ),
+            (
+                "agents.similar_assets_max",
+                self.agents.similar_assets_max as u64,
+                1,
+                1 << 20,
+            ),
+            (
+                "agents.similar_collections_max",
+                self.agents.similar_collections_max as u64,
+                1,
+                1024,
             ),
             (
                 "settlement.confirmations",

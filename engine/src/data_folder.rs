@@ -185,6 +185,11 @@ impl DataFolder {
         self.root.join("snapshots")
     }
 
+    /// What the agents remember of assets' looks; can be deleted.
+    pub fn similarity(&self) -> PathBuf {
+        self.root.join("similarity")
+    }
+
     /// Digests that the running system recorded.
     pub fn digests(&self) -> PathBuf {
         self.root.join("digests.log")

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use karat_agents::AgentsError;
 use karat_edge_node::manifest::Manifest;
 use karat_proto::v1::command::Kind;
-use karat_proto::{Code, convert, v1};
+use karat_proto::{Code, convert, limits, v1};
 use karat_sequencer::Ack;
 use karat_store::{EmbeddedStore, Store, StoreError};
 use thiserror::Error;
@@ -382,14 +382,20 @@ async fn genesis(core: &Core, folders: &ModelFolders) -> Result<(), ServiceError
     let settings = &core.config.policy;
     let (mut accept_below_ppm, mut reject_above_ppm) =
         (settings.accept_below_ppm, settings.reject_above_ppm);
-    if (accept_below_ppm == 0 || reject_above_ppm == 0)
+    let mut near_duplicate_below_ppm = u32::try_from(settings.near_duplicate_below_ppm).ok();
+    let states_all = accept_below_ppm != 0 && reject_above_ppm != 0;
+    if (!states_all || near_duplicate_below_ppm.is_none())
         && let Some(folder) = folders.auditors.first()
     {
         let manifest =
             Manifest::load(folder).map_err(|error| ServiceError::Models(error.to_string()))?;
         if let Some(auditor) = manifest.auditor {
-            accept_below_ppm = auditor.accept_below_ppm;
-            reject_above_ppm = auditor.reject_above_ppm;
+            if !states_all {
+                accept_below_ppm = auditor.accept_below_ppm;
+                reject_above_ppm = auditor.reject_above_ppm;
+            }
+            let stated = auditor.near_duplicate_ppm.min(limits::DISTANCE_PPM_MAX);
+            near_duplicate_below_ppm = near_duplicate_below_ppm.or(Some(stated));
         }
     }
     let policy = v1::Policy {
@@ -402,8 +408,7 @@ async fn genesis(core: &Core, folders: &ModelFolders) -> Result<(), ServiceError
         batch_base_fee_wei_max: settings.batch_base_fee_wei_max,
         batch_deferral_ms_max: settings.batch_deferral_ms_max,
         retry_window_commands: settings.retry_window_commands,
-        // What is negative asks for the auditor's own, and a manifest that states none leaves it off.
-        near_duplicate_below_ppm: u32::try_from(settings.near_duplicate_below_ppm).unwrap_or(0),
+        near_duplicate_below_ppm: near_duplicate_below_ppm.unwrap_or(0),
         drift_review_above_ppm: settings.drift_review_above_ppm,
         model_keys: core
             .config

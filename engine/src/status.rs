@@ -27,6 +27,11 @@ pub fn status(gateway: &Gateway) -> v1::GetStatusResponse {
         .as_ref()
         .map(|one| one.agents().stats())
         .unwrap_or_default();
+    let similarity = gateway
+        .verifier
+        .as_ref()
+        .map(|one| one.agents().similarity())
+        .unwrap_or_default();
     let reviews_open = gateway
         .verifier
         .as_ref()
@@ -65,6 +70,13 @@ pub fn status(gateway: &Gateway) -> v1::GetStatusResponse {
         figure("agents_panics_total", agents.panics),
         figure("agents_restarts_total", agents.restarts),
         figure("agents_reissued_total", agents.reissued),
+        figure("near_duplicates_total", agents.near_duplicates),
+        figure("content_doubles_total", agents.content_doubles),
+        figure("drifted_to_review_total", agents.drifted),
+        figure(
+            "drift_alarms",
+            similarity.iter().filter(|one| one.alarm).count() as u64,
+        ),
         figure("verdict_p50_us", agents.latency_p50_us),
         figure("verdict_p99_us", agents.latency_p99_us),
         figure("reviews_open", reviews_open),
@@ -89,6 +101,13 @@ pub fn status(gateway: &Gateway) -> v1::GetStatusResponse {
             settlement.failures.load(Ordering::Relaxed),
         ),
     ];
+    for one in &similarity {
+        let label = one.collection;
+        if let Some(last) = one.drift_ppm.last() {
+            let name = format!("drift_ppm{{collection=\"{label}\"}}");
+            figures.push(figure(name, (*last).into()));
+        }
+    }
     for (code, count) in view.outcomes_by_code() {
         let name = match code {
             Code::Accepted => "commands_accepted_total".to_owned(),
@@ -116,5 +135,19 @@ pub fn status(gateway: &Gateway) -> v1::GetStatusResponse {
         figures,
         contract: Bytes::copy_from_slice(&gateway.settlement.client().contract()),
         chain_id: gateway.settlement.client().chain_id(),
+        similarity: similarity
+            .into_iter()
+            .map(|one| v1::CollectionSimilarity {
+                collection: one.collection,
+                assets: one.assets,
+                learning: one.learning,
+                counted: one.counted,
+                window: one.window,
+                windows: one.windows,
+                drift_ppm: one.drift_ppm,
+                drift_alarm_ppm: one.drift_alarm_ppm,
+                alarm: one.alarm,
+            })
+            .collect(),
     }
 }

@@ -98,6 +98,9 @@ impl Verifier {
             models: folders.generators.clone(),
             auditor: folders.auditors.first().cloned().unwrap_or_default(),
             trust: core.config.models.trust(),
+            similar_assets_max: settings.similar_assets_max,
+            similar_collections_max: settings.similar_collections_max,
+            similarity_folder: Some(core.folder.similarity()),
             ..AgentsConfig::default()
         };
         let agents = Agents::start(config, Arc::new(Host { core: core.clone() }))?;
@@ -248,12 +251,29 @@ impl Verifier {
                     tracing::warn!(asset, %error, "the review desk is full; the asset waits in the ledger");
                 }
             }
-            EventKind::Reviewed { asset, .. }
-            | EventKind::Burned { asset }
-            | EventKind::Redeemed { asset, .. } => {
+            EventKind::Reviewed {
+                asset, accepted, ..
+            } => {
+                self.desk.lock().closed(*asset);
+                if !accepted {
+                    self.forget_look(*asset);
+                }
+            }
+            EventKind::Burned { asset } => {
+                self.desk.lock().closed(*asset);
+                self.forget_look(*asset);
+            }
+            EventKind::Redeemed { asset, .. } => {
                 self.desk.lock().closed(*asset);
             }
             _ => {}
+        }
+    }
+
+    /// An asset that is no more may be made again: nothing is found to be like it.
+    fn forget_look(&self, asset: AssetId) {
+        if let Some(now) = self.core.view.asset(asset) {
+            self.agents.forget(now.collection, asset);
         }
     }
 
@@ -379,6 +399,13 @@ impl AgentHost for Host {
             .view
             .collection(id)
             .map(|entry| entry.spec.clone())
+    }
+
+    fn still_has(&self, collection: CollectionId, asset: AssetId, version: u32) -> bool {
+        self.core.view.asset(asset).is_some_and(|now| {
+            let ended = matches!(now.state, AssetState::Rejected | AssetState::Burned);
+            now.collection == collection && now.version >= version && !ended
+        })
     }
 
     fn policy(&self) -> Arc<Policy> {

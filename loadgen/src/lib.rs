@@ -12,6 +12,7 @@ pub mod args;
 pub mod books;
 pub mod client;
 pub mod compare;
+mod doubles;
 pub mod driver;
 pub mod error;
 pub mod floor;

@@ -35,6 +35,9 @@ impl AgentHost for Memory {
     fn collection(&self, _: u32) -> Option<Arc<CollectionSpec>> {
         Some(self.collection.clone())
     }
+    fn still_has(&self, _: u32, _: u64, _: u32) -> bool {
+        true
+    }
     fn policy(&self) -> Arc<Policy> {
         self.policy.clone()
     }

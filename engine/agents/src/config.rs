@@ -13,6 +13,10 @@ pub const PERMITS_MAX: usize = 65_536;
 pub const WORKERS_MAX: usize = 64;
 /// Most images audited at once; the auditor itself takes up to 1,024 in a call.
 pub const BATCH_MAX: usize = 256;
+/// Most assets of a collection that a new one is compared with.
+pub const SIMILAR_ASSETS_MAX: usize = 1 << 20;
+/// Most collections whose assets are remembered.
+pub const SIMILAR_COLLECTIONS_MAX: usize = 1_024;
 
 /// How the agents are set up.
 #[derive(Clone, Debug)]
@@ -53,6 +57,14 @@ pub struct AgentsConfig {
     pub auditor: PathBuf,
     /// Whose signatures of models count. Asked again whenever a worker loads a folder.
     pub trust: ModelTrust,
+    /// Assets of a collection that a new one is compared with: its last ones. A full collection takes about 9 MB, and a
+    /// look-up compares with all of them.
+    pub similar_assets_max: usize,
+    /// Collections whose assets are remembered; the one unused for longest makes room.
+    pub similar_collections_max: usize,
+    /// Where embeddings and drift figures outlive a restart; `None` keeps them in memory only. What lies there can be
+    /// deleted.
+    pub similarity_folder: Option<PathBuf>,
 }
 
 impl Default for AgentsConfig {
@@ -75,6 +87,9 @@ impl Default for AgentsConfig {
             models: Vec::new(),
             auditor: PathBuf::new(),
             trust: ModelTrust::default(),
+            similar_assets_max: 65_536,
+            similar_collections_max: 16,
+            similarity_folder: None,
         }
     }
 }
@@ -157,6 +172,18 @@ impl AgentsConfig {
             self.batch_max as u64,
             BATCH_MAX as u64,
             "1 to 256",
+        )?;
+        within(
+            "similar_assets_max",
+            self.similar_assets_max as u64,
+            SIMILAR_ASSETS_MAX as u64,
+            "1 to 1,048,576",
+        )?;
+        within(
+            "similar_collections_max",
+            self.similar_collections_max as u64,
+            SIMILAR_COLLECTIONS_MAX as u64,
+            "1 to 1,024",
         )?;
         within("stall_ms", self.stall_ms, hour_ms, "1 to 3,600,000")?;
         within(

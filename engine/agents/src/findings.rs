@@ -1,7 +1,7 @@
 //! Findings by number: what an agent saw, what its `measure` means and what it leads to.
 //!
 //! Numbers are never reused; a retired one keeps its line. 100-199 integrity, 200-299 policy, 300-399 parity,
-//! 400-499 re-execution, 900-999 the inspection itself, under the agent that was at work.
+//! 400-499 re-execution, 500-599 similarity, 900-999 the inspection itself, under the agent that was at work.
 
 use karat_proto::command::{AgentKind, Finding};
 
@@ -105,6 +105,11 @@ findings! {
     BeyondTolerance = 405, Review, "mean difference of a sample, thousandths of a step of 255", "Generated again from lineage: another image than this.";
     OtherEncoding = 406, Review, "bytes of the file made again", "Generated again from lineage: the same pixels in another file.";
     GenerationFailed = 407, Review, "0", "The model refuses or fails to generate from this lineage.";
+
+    NearDuplicate = 501, Review, "distance of the embeddings, millionths of a deviation", "Another asset of the collection looks almost the same.";
+    ContentDouble = 502, Review, "the other asset's number, its low 32 bits", "Another asset of the collection has the very same content.";
+    LikeAsset = 503, Note, "the other asset's number, its low 32 bits", "The asset that it looks like.";
+    CollectionDrifted = 511, Review, "drift of the last window, millionths", "What the collection's assets look like has drifted further than the policy allows.";
 
     AgentPanicked = 901, Review, "how often", "The agent broke down on this asset.";
     AgentStalled = 902, Review, "how often", "The agent did not come to an end with this asset.";

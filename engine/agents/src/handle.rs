@@ -4,6 +4,7 @@ use std::sync::{Arc, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
+use karat_proto::{AssetId, CollectionId};
 use tokio::sync::{Semaphore, watch};
 
 use crate::config::{AgentsConfig, AgentsError};
@@ -11,6 +12,7 @@ use crate::dispatcher::{Dispatcher, Offer, Stop, Threads};
 use crate::inspection::Surroundings;
 use crate::models::ModelFolders;
 use crate::oracle::{Oracle, OracleSource};
+use crate::similarity::{Bounds, CollectionSimilarity, Similarity};
 use crate::stats::{AgentsStats, Figures};
 use crate::{AgentHost, Job};
 
@@ -52,11 +54,22 @@ impl Agents {
         let loaded = source.open()?;
         let permits = Arc::new(Semaphore::new(config.permits));
         let figures = Arc::new(Figures::new());
+        let bounds = Bounds {
+            assets_max: config.similar_assets_max,
+            collections_max: config.similar_collections_max,
+        };
+        let similarity = Arc::new(Similarity::open(
+            loaded.reference().cloned(),
+            bounds,
+            config.similarity_folder.as_deref(),
+            host.as_ref(),
+        ));
         let around = Surroundings {
             host,
             source,
             rules: config.rules,
             figures: figures.clone(),
+            similarity: similarity.clone(),
         };
         let permits_all = config.permits;
         let (ready, readiness) = mpsc::sync_channel(1);
@@ -76,6 +89,7 @@ impl Agents {
             permits,
             permits_all,
             figures,
+            similarity,
             ended,
         })
     }
@@ -119,6 +133,7 @@ pub struct AgentsHandle {
     permits: Arc<Semaphore>,
     permits_all: usize,
     figures: Arc<Figures>,
+    similarity: Arc<Similarity>,
     ended: watch::Receiver<bool>,
 }
 
@@ -151,6 +166,16 @@ impl AgentsHandle {
     pub fn stats(&self) -> AgentsStats {
         let in_flight = self.permits_all - self.permits.available_permits();
         self.figures.read(in_flight as u64)
+    }
+
+    /// What is known of the collections' looks: assets to compare with, and drift.
+    pub fn similarity(&self) -> Vec<CollectionSimilarity> {
+        self.similarity.figures()
+    }
+
+    /// Takes note that an asset ended or was rejected: nothing is found to be like it any more.
+    pub fn forget(&self, collection: CollectionId, asset: AssetId) {
+        self.similarity.forget(collection, asset);
     }
 
     /// Whether jobs are taken: false after [`AgentsHandle::stop`], or if the dispatcher itself broke down.

@@ -12,6 +12,8 @@ use crate::config::Rules;
 use crate::decision::{Report, decide};
 use crate::findings::FindingCode;
 use crate::oracle::{Oracle, OracleError, OracleSource, Reading};
+use crate::similarity::embedding::Embedding;
+use crate::similarity::{Seen, Similarity};
 use crate::stats::Figures;
 use crate::{AgentHost, Job, integrity, parity, policy, re_execution};
 
@@ -64,6 +66,7 @@ pub(crate) struct Surroundings {
     pub(crate) source: Arc<dyn OracleSource>,
     pub(crate) rules: Rules,
     pub(crate) figures: Arc<Figures>,
+    pub(crate) similarity: Arc<Similarity>,
 }
 
 /// One worker's tools.
@@ -79,6 +82,8 @@ struct Work<'a> {
     job: &'a Job,
     collection: Option<Arc<CollectionSpec>>,
     pixels: Option<Pixels>,
+    /// What the auditor made of the pixels, if it is comparable with what is remembered.
+    embedding: Option<Embedding>,
     report: Report,
     /// Set when it ended before all agents had looked.
     end: Option<End>,
@@ -118,6 +123,7 @@ impl Bench {
         let mut works: Vec<Work> = jobs.iter().map(|job| self.check(job)).collect();
         self.read(&mut works, policy);
         self.run_again(&mut works, policy);
+        self.compare_with_others(&mut works, policy);
         let ends = works
             .into_iter()
             .map(|work| work.end.unwrap_or(End::Report(work.report)));
@@ -154,6 +160,7 @@ impl Bench {
             job,
             collection: None,
             pixels: None,
+            embedding: None,
             report: Report::default(),
             end: None,
         };
@@ -251,12 +258,16 @@ impl Bench {
             .map(|pixels| pixels.rgb.as_slice())
             .collect();
         let readings = read_all(oracle.as_mut(), &images);
+        // Models that were opened again may be others than those that the memory began with.
+        let reference = oracle.reference().map(|reference| &reference.model);
+        let comparable = reference.is_some() && reference == self.around.similarity.model();
         let mut found = 0;
         for (place, reading) in places.iter().zip(readings) {
             let work = &mut works[*place];
             let findings = match (reading, &work.collection) {
                 (Ok(reading), Some(collection)) => {
                     work.report.corruption_ppm = reading.corruption_ppm;
+                    work.embedding = reading.embedding.filter(|_| comparable);
                     parity::judge(
                         &reading,
                         oracle.vocabulary(),
@@ -317,6 +328,46 @@ impl Bench {
             .figures
             .worked(AgentKind::ReExecution, 1, 1, start.elapsed());
         work.report.findings.push(finding);
+    }
+}
+
+impl Bench {
+    /// Similarity: last, since what is rejected is no likeness of anything.
+    fn compare_with_others(&mut self, works: &mut [Work], policy: &Policy) {
+        let mut compared = false;
+        for work in works {
+            if work.end.is_some() || work.embedding.is_none() {
+                continue;
+            }
+            compared = true;
+            let judged = self.contained(AgentKind::Similarity, |bench| bench.liken(work, policy));
+            if judged.is_none() {
+                work.end = Some(End::BrokeDown(AgentKind::Similarity));
+            }
+        }
+        if compared {
+            let _ = self.contained(AgentKind::Similarity, |bench| {
+                bench.around.similarity.write()
+            });
+        }
+    }
+
+    fn liken(&mut self, work: &mut Work, policy: &Policy) {
+        let start = Instant::now();
+        let (Some(embedding), Some(collection)) = (&work.embedding, &work.collection) else {
+            return;
+        };
+        let findings = self.around.similarity.judge(&Seen {
+            job: work.job,
+            embedding,
+            collection,
+            policy,
+            so_far: decide(&work.report.findings),
+        });
+        let figures = &self.around.figures;
+        figures.worked(AgentKind::Similarity, 1, findings.len(), start.elapsed());
+        figures.found_similar(&findings);
+        work.report.findings.extend(findings);
     }
 }
 

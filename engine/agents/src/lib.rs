@@ -8,8 +8,8 @@
 //!
 //! ```text
 //! offer ──permit──► dispatcher ──batch──► inspector (a thread each) ──reports──► dispatcher ──verdict──► ledger
-//!                      ▲ waits, counts,     integrity, policy,                     │
-//!                      │ supervises         parity, re-execution                   │
+//!                      ▲ waits, counts,     integrity, policy, parity,             │
+//!                      │ supervises         re-execution, similarity               │
 //!                      └──────────── answer: done, look again, submit again ◄──────┘
 //! ```
 //!
@@ -17,7 +17,7 @@
 //! enters one without a permit, and a worker is sent one batch at a time. While it works on that, the next batch grows.
 //!
 //! - [`findings`]: what can be found, by number; `decision`: from findings to a verdict
-//! - `integrity`, `policy`, `parity`, [`re_execution`]: the agents
+//! - `integrity`, `policy`, `parity`, [`re_execution`], [`similarity`]: the agents
 //! - [`oracle`]: the seam before the models; [`models`]: the real ones
 //! - `inspection`: one batch through all agents, panics contained; `inspector`: the actor that does it
 //! - `open_jobs`: the open jobs' phases; `dispatcher`: the actor that moves them on; `answers`: its dealings with the
@@ -29,6 +29,7 @@ pub mod models;
 pub mod oracle;
 pub mod re_execution;
 pub mod review_desk;
+pub mod similarity;
 
 mod config;
 mod decision;
@@ -45,6 +46,7 @@ mod stats;
 pub use config::{AgentsConfig, AgentsError, Rules};
 pub use decision::{Report, decide, verdict};
 pub use handle::{Agents, AgentsHandle};
+pub use similarity::CollectionSimilarity;
 pub use stats::{AgentFigures, AgentsStats};
 
 use std::sync::Arc;
@@ -64,6 +66,10 @@ pub trait AgentHost: Send + Sync + 'static {
 
     /// A collection, or `None` when it is not known here (yet).
     fn collection(&self, id: CollectionId) -> Option<Arc<CollectionSpec>>;
+
+    /// Whether the ledger has this version of this asset in this collection, or a later one, and it did not end. Asked
+    /// when the agents start, about what they remember.
+    fn still_has(&self, collection: CollectionId, asset: AssetId, version: u32) -> bool;
 
     /// The sequenced policy in force.
     fn policy(&self) -> Arc<Policy>;

@@ -7,9 +7,10 @@ use karat_edge_node::generator::{GenerationRequest, Generator};
 use karat_edge_node::manifest::{Manifest, Role};
 use karat_edge_node::signature::ModelTrust;
 use karat_proto::Digest;
-use karat_proto::command::{CollectionSpec, Lineage};
+use karat_proto::command::{CollectionSpec, Lineage, TraitSpec};
 
 use crate::oracle::{Oracle, OracleError, OracleSource, Reading, Regenerated, Vocabulary};
+use crate::similarity::embedding::Reference;
 
 /// Most variants of generators kept loaded by one worker; the one unused for longest makes room.
 pub const GENERATORS_LOADED_MAX: usize = 4;
@@ -53,6 +54,7 @@ struct Loaded {
 struct Models {
     auditor: Auditor,
     vocabulary: Vocabulary,
+    reference: Option<Reference>,
     generators: Vec<Manifest>,
     /// The last used one stands last.
     loaded: Vec<Loaded>,
@@ -81,9 +83,11 @@ impl Models {
             generators.push(manifest);
         }
         let vocabulary = vocabulary_of(auditor.manifest());
+        let reference = reference_of(auditor.manifest());
         Ok(Models {
             auditor,
             vocabulary,
+            reference,
             generators,
             loaded: Vec::new(),
         })
@@ -120,6 +124,10 @@ impl Oracle for Models {
         &self.vocabulary
     }
 
+    fn reference(&self) -> Option<&Reference> {
+        self.reference.as_ref()
+    }
+
     fn read(&mut self, images: &[&[u8]]) -> Result<Vec<Reading>, OracleError> {
         let audits = self.auditor.audit(images).map_err(failed)?;
         Ok(audits
@@ -128,6 +136,7 @@ impl Oracle for Models {
                 traits: audit.traits,
                 confidence_ppm: audit.trait_confidence_ppm,
                 corruption_ppm: audit.corruption_ppm,
+                embedding: Some(audit.embedding),
             })
             .collect())
     }
@@ -173,6 +182,23 @@ impl Oracle for Models {
             png: asset.png,
         })
     }
+}
+
+fn reference_of(manifest: &Manifest) -> Option<Reference> {
+    let (stated, limits) = (manifest.reference.as_ref()?, manifest.auditor?);
+    let traits = manifest.traits.iter().map(|spec| TraitSpec {
+        name: spec.name.clone(),
+        values: spec.values.clone(),
+        weights: spec.weights.clone(),
+    });
+    Some(Reference {
+        model: manifest.digest,
+        mean: stated.mean,
+        deviation: stated.deviation,
+        traits: traits.collect(),
+        drift_window: limits.drift_window,
+        drift_alarm_ppm: limits.drift_alarm_ppm,
+    })
 }
 
 fn vocabulary_of(manifest: &Manifest) -> Vocabulary {

@@ -3,6 +3,8 @@
 use karat_proto::command::{CollectionSpec, Lineage};
 use thiserror::Error;
 
+use crate::similarity::embedding::{Embedding, Reference};
+
 /// The models cannot be opened or run.
 #[derive(Debug, Clone, Error)]
 #[error("{0}")]
@@ -21,6 +23,11 @@ pub trait OracleSource: Send + Sync + 'static {
 pub trait Oracle: Send {
     /// What it can read: its images' size and traits.
     fn vocabulary(&self) -> &Vocabulary;
+
+    /// What the embeddings of its readings are measured against; `None` when it has none, and nothing is compared then.
+    fn reference(&self) -> Option<&Reference> {
+        None
+    }
 
     /// Reads images of RGB pixels of the vocabulary's size, in their order.
     ///
@@ -41,7 +48,7 @@ pub trait Oracle: Send {
 }
 
 /// What was read from one image.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Reading {
     /// The likeliest value of each trait, in the vocabulary's order.
     pub traits: Vec<u8>,
@@ -49,6 +56,8 @@ pub struct Reading {
     pub confidence_ppm: Vec<u32>,
     /// Corruption score, parts per million.
     pub corruption_ppm: u32,
+    /// A point that is near to those of similar images; `None` from an oracle without a reference.
+    pub embedding: Option<Embedding>,
 }
 
 /// What running a lineage again gave.

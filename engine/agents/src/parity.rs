@@ -103,6 +103,7 @@ mod tests {
                 traits: vec![0, 1],
                 confidence_ppm: vec![0, sure_ppm],
                 corruption_ppm: 0,
+                embedding: None,
             };
             let collection = collection(&["iron"]);
             let policy = Policy::default();
@@ -118,6 +119,7 @@ mod tests {
             traits: vec![0, 1],
             confidence_ppm: vec![1_000_000, sure_ppm],
             corruption_ppm,
+            embedding: None,
         };
         let value = collection.traits[0]
             .values
@@ -182,6 +184,7 @@ mod tests {
                 traits: vec![0, 1],
                 confidence_ppm: vec![1_000_000; 2],
                 corruption_ppm: score,
+                embedding: None,
             };
             let collection = collection(&["gold"]);
             let findings = judge(

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use karat_proto::command::AgentKind;
+use karat_proto::command::{AgentKind, Finding};
+
+use crate::findings::FindingCode;
 
 /// Longest verdict latency that is told apart: an hour.
 const LATENCY_US_MAX: u64 = 3_600_000_000;
@@ -52,6 +54,12 @@ pub struct AgentsStats {
     pub reissued: u64,
     /// Verdicts submitted again because the ledger had no room or was away.
     pub resubmitted: u64,
+    /// Assets found to look almost like another of their collection.
+    pub near_duplicates: u64,
+    /// Assets found to have another's very content.
+    pub content_doubles: u64,
+    /// Assets sent to people because their collection had drifted.
+    pub drifted: u64,
     /// From the job's birth to the ledger's answer, median, microseconds; 0 before the first verdict.
     pub latency_p50_us: u64,
     /// The same, 99th percentile.
@@ -82,6 +90,9 @@ pub(crate) struct Figures {
     pub(crate) stuck_threads: AtomicU64,
     pub(crate) reissued: AtomicU64,
     pub(crate) resubmitted: AtomicU64,
+    near_duplicates: AtomicU64,
+    content_doubles: AtomicU64,
+    drifted: AtomicU64,
     agents: [AgentCounters; 5],
     /// `None` only if the bounds above were out of the histogram's range.
     latency_us: Mutex<Option<Histogram<u64>>>,
@@ -103,6 +114,9 @@ impl Figures {
             stuck_threads: AtomicU64::new(0),
             reissued: AtomicU64::new(0),
             resubmitted: AtomicU64::new(0),
+            near_duplicates: AtomicU64::new(0),
+            content_doubles: AtomicU64::new(0),
+            drifted: AtomicU64::new(0),
             agents: Default::default(),
             latency_us: Mutex::new(Histogram::new_with_bounds(1, LATENCY_US_MAX, 2).ok()),
         }
@@ -113,6 +127,19 @@ impl Figures {
         counters.inspected.fetch_add(inspected as u64, Relaxed);
         counters.findings.fetch_add(found as u64, Relaxed);
         counters.busy_us.fetch_add(time.as_micros() as u64, Relaxed);
+    }
+
+    /// Counts what the similarity agent found in one asset.
+    pub(crate) fn found_similar(&self, findings: &[Finding]) {
+        for finding in findings {
+            let counter = match FindingCode::from_number(finding.code) {
+                Some(FindingCode::NearDuplicate) => &self.near_duplicates,
+                Some(FindingCode::ContentDouble) => &self.content_doubles,
+                Some(FindingCode::CollectionDrifted) => &self.drifted,
+                _ => continue,
+            };
+            counter.fetch_add(1, Relaxed);
+        }
     }
 
     pub(crate) fn answered(&self, latency: Duration) {
@@ -159,6 +186,9 @@ impl Figures {
             stuck_threads: self.stuck_threads.load(Relaxed),
             reissued: self.reissued.load(Relaxed),
             resubmitted: self.resubmitted.load(Relaxed),
+            near_duplicates: self.near_duplicates.load(Relaxed),
+            content_doubles: self.content_doubles.load(Relaxed),
+            drifted: self.drifted.load(Relaxed),
             latency_p50_us: quantile(0.5),
             latency_p99_us: quantile(0.99),
             agents: [

@@ -118,7 +118,7 @@ fn a_sound_asset_is_accepted_without_findings() {
         .iter()
         .map(|(_, agent)| agent.inspected)
         .collect();
-    assert_eq!(inspected, [1, 1, 1, 0]);
+    assert_eq!(inspected, [1, 1, 1, 0, 1]);
 }
 
 #[test]

@@ -34,6 +34,9 @@ impl AgentHost for RealHost {
     fn collection(&self, _: u32) -> Option<Arc<CollectionSpec>> {
         Some(self.collection.clone())
     }
+    fn still_has(&self, collection: u32, asset: u64, version: u32) -> bool {
+        self.ledger.still_has(collection, asset, version)
+    }
     fn policy(&self) -> Arc<Policy> {
         self.ledger.policy()
     }

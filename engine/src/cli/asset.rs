@@ -157,11 +157,13 @@ fn print_asset(shown: &serde_json::Value) {
         );
         for finding in verdict["findings"].as_array().cloned().unwrap_or_default() {
             sayln!(
-                "    {} {} ({}): {}",
+                "    {} {} ({}): {} {}: {}",
                 describe::inline(&finding["agent"]),
                 finding["code"],
                 describe::inline(&finding["name"]),
-                describe::inline(&finding["meaning"])
+                describe::inline(&finding["meaning"]),
+                describe::inline(&finding["means"]),
+                finding["measure"]
             );
         }
     }

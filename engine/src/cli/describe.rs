@@ -116,8 +116,23 @@ pub fn finding(finding: &v1::Finding) -> Value {
         "code": finding.code,
         "name": known.map(FindingCode::name),
         "meaning": known.map(FindingCode::sentence),
+        "means": known.map(FindingCode::measure),
         "measure": finding.measure,
     })
+}
+
+/// A finding's name for people, with the other asset where it is about one.
+pub fn finding_name(finding: &Value) -> String {
+    let name = inline(&finding["name"]);
+    let code = finding["code"]
+        .as_u64()
+        .and_then(|code| u16::try_from(code).ok());
+    match code.and_then(FindingCode::from_number) {
+        Some(FindingCode::LikeAsset | FindingCode::ContentDouble) => {
+            format!("{name} {}", finding["measure"])
+        }
+        _ => name,
+    }
 }
 
 /// A verdict's event.

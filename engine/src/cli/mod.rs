@@ -31,7 +31,7 @@ pub use describe::lower;
 pub use dev::DevArgs;
 pub use model::registration;
 pub use serve::{interrupted, opened_text, start_error};
-pub use status::shown as status_json;
+pub use status::{shown as status_json, similarity_state};
 
 /// Why a command ends without success; each kind has its exit code.
 #[derive(Debug, Error)]

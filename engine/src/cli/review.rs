@@ -89,7 +89,7 @@ pub async fn run(common: &Common, command: ReviewCommand) -> Result<(), CliError
                 .as_array()
                 .map(|findings| findings
                     .iter()
-                    .map(|one| describe::inline(&one["name"]))
+                    .map(describe::finding_name)
                     .collect::<Vec<_>>()
                     .join(", "))
                 .unwrap_or_default(),

@@ -22,6 +22,16 @@ pub async fn run(common: &Common) -> Result<(), CliError> {
     Ok(())
 }
 
+/// Where the drift of a collection stands, in a word.
+pub fn similarity_state(one: &v1::CollectionSimilarity) -> &'static str {
+    match (one.learning, one.drift_ppm.is_empty()) {
+        (true, _) => "learning",
+        (false, true) => "first window",
+        (false, false) if one.alarm => "ALARM",
+        (false, false) => "steady",
+    }
+}
+
 /// A status as JSON.
 pub fn shown(status: &v1::GetStatusResponse) -> Value {
     let latencies: Vec<_> = status
@@ -54,6 +64,22 @@ pub fn shown(status: &v1::GetStatusResponse) -> Value {
             })
         })
         .collect();
+    let similarity: Vec<_> = status
+        .similarity
+        .iter()
+        .map(|one| {
+            json!({
+                "collection": one.collection,
+                "assets": one.assets,
+                "state": similarity_state(one),
+                "drift_ppm": one.drift_ppm,
+                "drift_alarm_ppm": one.drift_alarm_ppm,
+                "windows": one.windows,
+                "counted": one.counted,
+                "window": one.window,
+            })
+        })
+        .collect();
     let figures: serde_json::Map<String, Value> = status
         .figures
         .iter()
@@ -72,6 +98,7 @@ pub fn shown(status: &v1::GetStatusResponse) -> Value {
         "chain_id": status.chain_id,
         "latencies": latencies,
         "stages": stages,
+        "similarity": similarity,
         "figures": figures,
     })
 }

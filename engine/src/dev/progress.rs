@@ -8,6 +8,7 @@ use karat_proto::v1;
 
 use super::books::{Books, Tally};
 use super::summary::latency_text;
+use crate::cli::similarity_state;
 
 /// Everything one picture shows.
 pub struct Picture<'a> {
@@ -82,6 +83,35 @@ fn gas(picture: &Picture<'_>) -> String {
     picture
         .gas_an_asset
         .map_or("-".into(), |gas| format!("{gas:.0}"))
+}
+
+fn figure(status: &v1::GetStatusResponse, name: &str) -> u64 {
+    let found = status.figures.iter().find(|figure| figure.name == name);
+    found.map_or(0, |figure| figure.value)
+}
+
+/// Near-duplicates and doubles.
+fn alike(status: &v1::GetStatusResponse) -> u64 {
+    figure(status, "near_duplicates_total") + figure(status, "content_doubles_total")
+}
+
+/// Where the drift of each collection stands, a line each.
+pub fn drift(status: &v1::GetStatusResponse) -> Vec<String> {
+    status
+        .similarity
+        .iter()
+        .map(|one| {
+            let last = one.drift_ppm.last().map_or("-".into(), |ppm| format!("{ppm} ppm"));
+            format!(
+                "drift of collection {}: {last}, {} ({} of {} into the next window, alarm above {} ppm)",
+                one.collection,
+                similarity_state(one),
+                one.counted,
+                one.window,
+                one.drift_alarm_ppm
+            )
+        })
+        .collect()
 }
 
 fn line(picture: &Picture<'_>) -> String {
@@ -160,6 +190,7 @@ fn block(picture: &Picture<'_>) -> String {
         ("rejected", tally.rejected, String::new()),
         ("in review", tally.in_review, "karat review list".into()),
         ("refused", node.refused_count(), String::new()),
+        ("alike", alike(status), drift(status).join("; ")),
         (
             "traded",
             books.traded,

@@ -107,6 +107,9 @@ impl Summary {
         let made_by: Vec<String> = made_by
             .map(|(variant, count)| format!("{count} by {variant}"))
             .collect();
+        for looks in super::progress::drift(&self.status) {
+            text.push_str(&format!("\n{looks}"));
+        }
         text.push_str(&format!(
             "\nmade in this run: {}{}",
             made_by.join(", "),

@@ -6,6 +6,7 @@ mod acks;
 #[path = "../common/mod.rs"]
 mod common;
 mod edge;
+mod looks;
 mod people;
 mod restarts;
 mod watchers;

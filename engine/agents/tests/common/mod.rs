@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use karat_agents::findings::FindingCode;
 use karat_agents::oracle::{Oracle, OracleError, OracleSource, Reading, Regenerated, Vocabulary};
+use karat_agents::similarity::embedding::{Embedding, Reference};
 use karat_agents::{AgentHost, AgentsConfig, Job};
 use karat_edge_node::pixels::encode_png;
 use karat_proto::command::{
@@ -49,6 +50,23 @@ pub fn png_of(rgb: &[u8]) -> Vec<u8> {
     encode_png(SIDE, SIDE, rgb).unwrap()
 }
 
+/// 32 samples from all over the image; in [`reference`]'s deviations of 10 steps, another shade is 4 away.
+pub fn embed(rgb: &[u8]) -> Embedding {
+    std::array::from_fn(|place| f32::from(rgb[9 + 7 * place]))
+}
+
+/// Around the shades of a painted image, for windows of 8 assets.
+pub fn reference() -> Reference {
+    Reference {
+        model: [9; 32],
+        mean: [60.0; 32],
+        deviation: [10.0; 32],
+        traits: collection().traits,
+        drift_window: 8,
+        drift_alarm_ppm: 4_000_000,
+    }
+}
+
 /// Opened and closed by a test: an image marked [`READ_WAITS`] is read only when it is open.
 #[derive(Default)]
 pub struct Gate {
@@ -77,6 +95,7 @@ pub struct Painter {
 
 struct Brush {
     vocabulary: Vocabulary,
+    reference: Reference,
     gate: Arc<Gate>,
 }
 
@@ -90,6 +109,7 @@ impl OracleSource for Painter {
             .rev()
             .collect();
         Ok(Box::new(Brush {
+            reference: reference(),
             vocabulary: Vocabulary {
                 width: SIDE,
                 height: SIDE,
@@ -130,6 +150,7 @@ impl Brush {
             traits,
             confidence_ppm,
             corruption_ppm: odd * 1_000_000 / (SIDE * SIDE),
+            embedding: Some(embed(rgb)),
         })
     }
 }
@@ -137,6 +158,10 @@ impl Brush {
 impl Oracle for Brush {
     fn vocabulary(&self) -> &Vocabulary {
         &self.vocabulary
+    }
+
+    fn reference(&self) -> Option<&Reference> {
+        Some(&self.reference)
     }
 
     fn read(&mut self, images: &[&[u8]]) -> Result<Vec<Reading>, OracleError> {
@@ -275,6 +300,8 @@ pub struct HostState {
     pub submit_panics: u32,
     pub submit_forgets: u32,
     pub policy_panics: u32,
+    /// Assets that ended in the ledger.
+    pub ended: HashSet<u64>,
 }
 
 /// A ledger as far as verdicts go.
@@ -351,6 +378,10 @@ impl AgentHost for Host {
     fn collection(&self, id: u32) -> Option<Arc<CollectionSpec>> {
         let unknown = self.state.lock().unwrap().collection_unknown;
         (id == COLLECTION && !unknown).then(|| Arc::new(collection()))
+    }
+
+    fn still_has(&self, collection: u32, asset: u64, _: u32) -> bool {
+        collection == COLLECTION && !self.state.lock().unwrap().ended.contains(&asset)
     }
 
     fn policy(&self) -> Arc<Policy> {
