@@ -7,23 +7,37 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use karat_proto::{limits, v1};
 
 use crate::error::LoadError;
+use crate::lanes::EDGE_ASSETS_MAX;
 use crate::schedule::Arrivals;
+
+/// Most streams of a run.
+const LANES_MAX: u64 = 1024;
 
 const EXAMPLES: &str = "\
 Examples:
-  The transport's floor on this machine, then the engine beside it:
-    karat-load run --target http://127.0.0.1:7400 --scenario trade --rate 5000 --seconds 30 --with-floor
-  As fast as outcomes come back, 256 commands a message, flushed to disk:
-    karat-load run --scenario trade --rate max --batch 256 --ack durable --seconds 60 --json run.json
-  The floor alone:
-    karat-load floor --rate 5000 --seconds 10 --json floor.json
-  Two results side by side:
+  One command a message at 5,000 a second, and the transport's floor on this machine beside it:
+    karat-load run --target http://127.0.0.1:7400 --scenario trade --rate 5000 --seconds 30
+  As fast as outcomes come back, 256 commands a message, flushed to disk, everything kept in a folder:
+    karat-load run --rate max --batch 256 --ack durable --seconds 60 --out results
+  A game's day in five minutes, bursts of claims, and a scenario of one's own:
+    karat-load run --scenario mixed-day --arrivals poisson --rate 3000 --seconds 300
+    karat-load run --scenario claim-stampede --arrivals burst:20:2000:100 --rate 500
+    karat-load run --scenario ./mine.toml
+  Two ack levels in turn, over four connections of two streams; one call a command; images as an edge node sends them:
+    karat-load run --ack sequenced,durable --connections 4 --streams 2
+    karat-load run --mode execute --rate 1000
+    karat-load run --mode edge --scenario mint --ack durable --rate 200
+  What a run was promised, asked again after the engine was killed and started again:
+    karat-load check results/run.json --target http://127.0.0.1:7400
+  Two results side by side, or three runs each with their spread:
     karat-load compare floor.json run.json
+    karat-load compare a1.json,a2.json,a3.json b1.json,b2.json,b3.json
 
 Exit codes:
   0  the run ended and its books close
   1  the books do not close, or the target died during the run (what is known is still reported)
-  2  the run could not begin: bad arguments, target not reachable, setup refused, file not readable or writable";
+  2  the run could not begin, or its result not be kept: bad arguments, a bad scenario, target not reachable, full disk
+  3  the books close, but this machine could not generate the rate that was asked for";
 
 /// Loads Karat through its public gRPC interface, in an open loop that hides no stall, and checks every answer.
 #[derive(Debug, Parser)]
@@ -37,27 +51,39 @@ pub struct Cli {
 /// What this program does.
 #[derive(Debug, Subcommand)]
 pub enum Action {
-    /// Load an engine, then reconcile every command with its outcome and with the ledger.
+    /// Load an engine, then reconcile every command with its outcome, its events and the ledger.
     #[command(after_help = EXAMPLES)]
     Run(RunArgs),
-    /// Load an echo service in this process with the same client and messages: what the transport alone costs.
+    /// Load an echo service with the same client and messages: what the transport alone costs.
     #[command(after_help = EXAMPLES)]
     Floor(FloorArgs),
-    /// Print the ratios of two JSON results, B over A.
+    /// Ask a target whether it still holds what it acknowledged in a run: every command, and the state they left.
+    Check(CheckArgs),
+    /// Print the ratios of JSON results, B over A.
     Compare(CompareArgs),
+    /// Serve the echo that floors are measured against, for a floor over a network or in another process.
+    Echo(EchoArgs),
+    /// List the built-in scenarios.
+    Scenarios,
+    /// Print a folder of kept results as one table in Markdown: NAME-1.json, NAME-2.json, … are runs of one thing.
+    Table(TableArgs),
 }
 
 /// What is sent, and how.
 #[derive(Clone, Debug, Args)]
 pub struct LoadArgs {
-    /// What the commands do.
-    #[arg(long, value_enum, default_value_t = ScenarioName::Trade)]
-    pub scenario: ScenarioName,
+    /// What the commands do: a built-in scenario (`karat-load scenarios`), or the path of a TOML file.
+    #[arg(long, default_value = "trade")]
+    pub scenario: String,
+    /// How commands travel.
+    #[arg(long, value_enum, default_value_t = Mode::Submit)]
+    pub mode: Mode,
     /// Commands a second (open loop), or `max`: a closed window, as fast as outcomes come back.
     #[arg(long, default_value = "5000")]
     pub rate: Rate,
-    /// How arrivals of an open loop are spaced.
-    #[arg(long, value_enum, default_value_t = Arrivals::Constant)]
+    /// How arrivals of an open loop are spaced: constant, poisson, step:FACTOR, ramp:FROM:TO, or
+    /// burst:FACTOR:EVERY_MS:LENGTH_MS (factors of the rate).
+    #[arg(long, default_value = "constant")]
     pub arrivals: Arrivals,
     /// How long is measured, seconds.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
@@ -68,17 +94,26 @@ pub struct LoadArgs {
     /// Commands in one message; an open loop schedules messages.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=limits::REQUEST_COMMANDS_MAX as u64))]
     pub batch: u64,
-    /// Streams over one connection; messages go round them.
+    /// Connections.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=256))]
+    pub connections: u64,
+    /// Streams over each connection; messages go round all of them.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=256))]
     pub streams: u64,
-    /// Ack level to ask for.
-    #[arg(long, value_enum, default_value_t = Ack::Sequenced)]
-    pub ack: Ack,
+    /// Ack level to ask for; several, with commas, take turns, message by message.
+    #[arg(
+        long,
+        value_enum,
+        default_value = "sequenced",
+        value_delimiter = ',',
+        num_args = 1
+    )]
+    pub ack: Vec<Ack>,
     /// Most commands without an outcome, all streams together. At it an open loop skips an arrival and counts it.
     /// Default: 65536 for an open loop, 32 messages a stream for `max`.
     #[arg(long)]
     pub window: Option<u64>,
-    /// Assets minted before the run, for scenarios that trade.
+    /// Assets minted before the run, for scenarios that do more than mint.
     #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(16..=4_000_000))]
     pub assets: u64,
     /// Fixes every random choice: two runs with one seed do the same in the same order.
@@ -87,9 +122,18 @@ pub struct LoadArgs {
     /// How long to wait for outcomes after the last arrival, seconds. Default: 10, and 120 for `verified` and `settled`.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub drain_seconds: Option<u64>,
-    /// Write the result here as JSON too.
+    /// Write the result here as JSON too, and beside it, with the ending `books`, what was acknowledged.
     #[arg(long)]
     pub json: Option<PathBuf>,
+    /// Write everything into this folder: run.json, run.books, run.html, and a .hgrm file for each histogram.
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+    /// Commands that are kept to be found again in the target's events, at most; 32 bytes each. 0 leaves events alone.
+    #[arg(long, default_value_t = 4_000_000, value_parser = clap::value_parser!(u64).range(0..=100_000_000))]
+    pub records_max: u64,
+    /// Show nothing while it runs.
+    #[arg(long)]
+    pub quiet: bool,
 }
 
 /// Arguments of `run`.
@@ -111,37 +155,70 @@ pub struct RunArgs {
     /// the same seed, two fresh engines receive the same bytes.
     #[arg(long, value_parser = run_id)]
     pub run_id: Option<u64>,
-    /// Measure the floor with the same settings first (at most 10 s), and print the ratio to it.
-    #[arg(long)]
+    /// Measure the floor with the same settings first, for so many seconds at most, and print the ratio to it; 0 for none.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(0..=600))]
+    pub floor_seconds: u64,
+    /// The same as `--floor-seconds 10`.
+    #[arg(long, conflicts_with = "floor_seconds")]
     pub with_floor: bool,
 }
 
 /// Arguments of `floor`.
 #[derive(Clone, Debug, Args)]
 pub struct FloorArgs {
+    /// An echo service that is there already (`karat-load echo`); without, one in this process.
+    #[arg(long)]
+    pub target: Option<String>,
     /// What is sent, and how.
     #[command(flatten)]
     pub load: LoadArgs,
 }
 
+/// Arguments of `check`.
+#[derive(Clone, Debug, Args)]
+pub struct CheckArgs {
+    /// The run's JSON; its books lie beside it.
+    pub run: PathBuf,
+    /// The engine's gRPC address.
+    #[arg(long, alias = "server", default_value = "http://127.0.0.1:7400")]
+    pub target: String,
+}
+
 /// Arguments of `compare`.
 #[derive(Clone, Debug, Args)]
 pub struct CompareArgs {
-    /// The result to compare with.
-    pub a: PathBuf,
-    /// The result that is compared.
-    pub b: PathBuf,
+    /// The results to compare with: one, or several runs of the same with commas.
+    #[arg(value_delimiter = ',', num_args = 1, required = true)]
+    pub a: Vec<PathBuf>,
+    /// The results that are compared.
+    #[arg(value_delimiter = ',', num_args = 1, required = true)]
+    pub b: Vec<PathBuf>,
 }
 
-/// Which scenario.
+/// Arguments of `table`.
+#[derive(Clone, Debug, Args)]
+pub struct TableArgs {
+    /// The folder, such as benches/results/2026-11-21-2.
+    pub folder: PathBuf,
+}
+
+/// Arguments of `echo`.
+#[derive(Clone, Debug, Args)]
+pub struct EchoArgs {
+    /// Address and port; port 0 takes a free one. The address is printed.
+    #[arg(long, default_value = "127.0.0.1:0")]
+    pub listen: std::net::SocketAddr,
+}
+
+/// How commands travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum ScenarioName {
-    /// Transfers (7 of 10), exchanges of an asset for currency (2) and claims (1, while unowned assets last).
-    Trade,
-    /// Mints only.
-    Mint,
-    /// One mint to nine trades; what is minted is traded too.
-    Mixed,
+pub enum Mode {
+    /// Streams of messages, each with a batch of commands.
+    Submit,
+    /// A call for each command; on one stream they may overtake each other.
+    Execute,
+    /// An edge node's stream: images, each against a credit. For scenarios that only mint.
+    Edge,
 }
 
 /// What the agents make of the assets of a run.
@@ -168,6 +245,16 @@ pub enum Ack {
 }
 
 impl Ack {
+    /// As reports name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Ack::Sequenced => "sequenced",
+            Ack::Durable => "durable",
+            Ack::Verified => "verified",
+            Ack::Settled => "settled",
+        }
+    }
+
     /// On the wire.
     pub fn to_wire(self) -> v1::AckLevel {
         match self {
@@ -216,23 +303,50 @@ fn run_id(text: &str) -> Result<u64, String> {
 }
 
 impl LoadArgs {
+    /// Streams of all connections together.
+    ///
+    /// # Errors
+    /// When there are too many, or the arguments contradict each other.
+    pub fn lanes(&self) -> Result<u64, LoadError> {
+        let lanes = self.connections * self.streams;
+        let refuse = |cause: String| Err(LoadError::Arguments(cause));
+        if lanes > LANES_MAX {
+            return refuse(format!(
+                "{} connections of {} streams are {lanes}; there may be {LANES_MAX} together",
+                self.connections, self.streams
+            ));
+        }
+        match self.mode {
+            Mode::Execute if self.batch != 1 => {
+                refuse("--mode execute carries one command a call: leave --batch at 1".into())
+            }
+            Mode::Edge if self.batch > EDGE_ASSETS_MAX => refuse(format!(
+                "--mode edge carries at most {EDGE_ASSETS_MAX} assets a message"
+            )),
+            Mode::Edge if self.ack.iter().any(|ack| *ack != Ack::Durable) => refuse(
+                "an edge node is answered when its assets are durable: say --ack durable".into(),
+            ),
+            _ => Ok(lanes),
+        }
+    }
+
     /// Most commands in flight on one stream.
     ///
     /// # Errors
     /// When the window is smaller than one message a stream.
     pub fn window_a_stream(&self) -> Result<u64, LoadError> {
+        let lanes = self.lanes()?;
         let window = self.window.unwrap_or(match self.rate {
-            Rate::Max => 32 * self.batch * self.streams,
+            Rate::Max => 32 * self.batch * lanes,
             // At least eight messages a stream, however large these are.
-            Rate::PerSecond(_) => (8 * self.batch * self.streams).max(65_536),
+            Rate::PerSecond(_) => (8 * self.batch * lanes).max(65_536),
         });
-        let a_stream = window / self.streams;
+        let a_stream = window / lanes;
         if a_stream < self.batch {
             return Err(LoadError::Arguments(format!(
-                "--window {window} is less than one message of {} commands on each of {} streams: give at least {}",
+                "--window {window} is less than one message of {} commands on each of {lanes} streams: give at least {}",
                 self.batch,
-                self.streams,
-                self.batch * self.streams
+                self.batch * lanes
             )));
         }
         Ok(a_stream)
@@ -240,9 +354,11 @@ impl LoadArgs {
 
     /// How long to wait for outcomes at the end, seconds.
     pub fn drain(&self) -> u64 {
-        self.drain_seconds.unwrap_or(match self.ack {
-            Ack::Sequenced | Ack::Durable => 10,
-            Ack::Verified | Ack::Settled => 120,
-        })
+        let slow = |ack: &Ack| matches!(ack, Ack::Verified | Ack::Settled);
+        let default = match self.ack.iter().any(slow) {
+            true => 120,
+            false => 10,
+        };
+        self.drain_seconds.unwrap_or(default)
     }
 }

@@ -67,6 +67,10 @@ pub struct Entry {
     pub intended_ns: u64,
     /// What it changes if accepted.
     pub effect: Effect,
+    /// Fingerprint of that, as its events must have it.
+    pub changes: u64,
+    /// Place of its ack level in the plan.
+    pub level: u8,
 }
 
 /// The commands of one stream.
@@ -117,8 +121,9 @@ impl Books {
         self.first + self.open.len() as u64
     }
 
-    /// Crosses out the command that an outcome is for. `None` when there is none to cross out: the problem is noted.
-    pub fn answer(&mut self, id: &[u8], problems: &mut Problems) -> Option<Entry> {
+    /// Crosses out the command that an outcome is for, and returns its place in the run (stream and number) with it. `None`
+    /// when there is none to cross out: the problem is noted.
+    pub fn answer(&mut self, id: &[u8], problems: &mut Problems) -> Option<(u64, Entry)> {
         let Some(number) = self.number(id) else {
             problems.note(|| format!("outcome for {}: this stream never sent it", hex::encode(id)));
             return None;
@@ -135,18 +140,22 @@ impl Books {
             self.open.pop_front();
             self.first += 1;
         }
-        entry
+        entry.map(|entry| (u64::from(self.stream) << 48 | number, entry))
     }
 
-    /// Notes every command that still waits.
-    pub fn close(&self, problems: &mut Problems) {
+    /// Notes every command that still waits, and returns their places.
+    pub fn close(&self, problems: &mut Problems) -> Vec<(u64, Entry)> {
+        let mut unanswered = Vec::new();
         for (place, entry) in self.open.iter().enumerate() {
             if let Some(entry) = entry {
-                let id = command_id(self.run, self.stream, self.first + place as u64);
+                let number = self.first + place as u64;
+                let id = command_id(self.run, self.stream, number);
                 let kind = entry.effect.kind().name();
                 problems.note(|| format!("command {} ({kind}): no outcome", hex::encode(id)));
+                unanswered.push((u64::from(self.stream) << 48 | number, *entry));
             }
         }
+        unanswered
     }
 
     /// The number in an id that this stream sent.
@@ -168,6 +177,8 @@ mod tests {
             books.enter(Entry {
                 intended_ns: number,
                 effect: Effect::Mint { owner: 0 },
+                changes: number,
+                level: 0,
             });
         }
         let ids = ids.chunks(16).map(|id| id.try_into().unwrap()).collect();
@@ -179,8 +190,9 @@ mod tests {
         let (mut books, ids) = books(5);
         let mut problems = Problems::default();
         for number in [3, 0, 4, 2, 1] {
-            let entry = books.answer(&ids[number], &mut problems).unwrap();
+            let (place, entry) = books.answer(&ids[number], &mut problems).unwrap();
             assert_eq!(entry.intended_ns, number as u64);
+            assert_eq!(place, 3 << 48 | number as u64);
         }
         books.close(&mut problems);
         assert_eq!(problems, Problems::default());
@@ -194,7 +206,8 @@ mod tests {
         for number in [0, 1, 3, 4] {
             books.answer(&ids[number], &mut problems).unwrap();
         }
-        books.close(&mut problems);
+        let unanswered = books.close(&mut problems);
+        assert_eq!((unanswered.len(), unanswered[0].1.changes), (1, 2));
         assert_eq!(problems.count, 1);
         assert!(problems.named[0].contains(&hex::encode(ids[2])));
         assert!(problems.named[0].contains("no outcome"));

@@ -8,31 +8,35 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use karat_proto::v1::ledger_client::LedgerClient;
-use karat_proto::{limits, v1};
-use tokio::sync::{Notify, mpsc};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
+use tokio::sync::Notify;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::args::{Ack, LoadArgs, Rate};
+use crate::args::{Mode, Rate};
 use crate::books::Books;
+use crate::contests::Contests;
 use crate::driver::{Driven, Driver, LoadStream, ThreadShares};
 use crate::error::LoadError;
-use crate::scenario::{Holdings, Scenario};
+use crate::lanes::{self, EdgeSide};
+use crate::live::Live;
+use crate::plan::Plan;
+use crate::scenario::{Holdings, Player};
 use crate::schedule::Schedule;
 use crate::timer::{FineTimer, ThreadTime};
 
 /// HTTP/2 windows on both sides: with the default of 64 KiB a stream of small messages waits for window updates.
 pub const WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 /// How long a connection may take, and a stream its headers.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the target may take to end its side of a stream after this side ended.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Messages sent in one go when behind, before connection and receivers get their turn.
 const BURST_MESSAGES: usize = 32;
 /// No sleep is shorter, so that at high rates several arrivals share a wake. Well under what a wake costs in latency.
 const SLEEP_NS_MIN: u64 = 20_000;
+/// No sleep is longer, so that every second is shown when it is over.
+const SLEEP_NS_MAX: u64 = 100_000_000;
+/// A sender that is behind its schedule may go on for half of the run's time, and for so long at least.
+const GIVE_UP_NS_MIN: u64 = 2_000_000_000;
 
 /// Connects to a target.
 ///
@@ -63,92 +67,72 @@ pub async fn connect(target: &str) -> Result<Channel, LoadError> {
         .map_err(|error| unreachable(chain(&error)))
 }
 
-/// What to do.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    /// Open or closed.
-    pub rate: Rate,
-    /// Spacing of an open loop.
-    pub arrivals: crate::schedule::Arrivals,
-    /// Left out of the figures.
-    pub warm_up: Duration,
-    /// Measured.
-    pub measured: Duration,
-    /// Commands a message.
-    pub batch: u64,
-    /// Level to ask for.
-    pub ack: Ack,
-    /// Most commands in flight on one stream.
-    pub window_a_stream: u64,
-    /// Longest wait for outcomes at the end.
-    pub drain: Duration,
-    /// For the arrivals.
-    pub seed: u64,
-}
-
-impl Plan {
-    /// As the arguments say.
-    ///
-    /// # Errors
-    /// When they contradict each other.
-    pub fn new(args: &LoadArgs) -> Result<Plan, LoadError> {
-        Ok(Plan {
-            rate: args.rate,
-            arrivals: args.arrivals,
-            warm_up: Duration::from_secs(args.warm_up_seconds),
-            measured: Duration::from_secs(args.seconds),
-            batch: args.batch,
-            ack: args.ack,
-            window_a_stream: args.window_a_stream()?,
-            drain: Duration::from_secs(args.drain()),
-            seed: args.seed,
-        })
-    }
-}
-
 /// One stream before the run: what it holds, and what it will do.
 pub struct StreamPlan {
     /// What its accounts hold.
     pub holdings: Holdings,
     /// What it sends.
-    pub scenario: Box<dyn Scenario>,
+    pub player: Player,
 }
 
-/// Drives `streams` against a target. Must run inside a `LocalSet`.
+/// What a run drives against its target.
+pub struct Load {
+    /// What to do.
+    pub plan: Plan,
+    /// Part of every command id.
+    pub run: u64,
+    /// The streams, connection by connection.
+    pub streams: Vec<StreamPlan>,
+    /// Assets that all of them claim.
+    pub contested: Vec<u64>,
+    /// For edge nodes.
+    pub edge: EdgeSide,
+    /// Shows the run, if wanted.
+    pub live: Option<Live>,
+}
+
+/// Drives `load` over these connections. Must run inside a `LocalSet`.
 ///
 /// # Errors
 /// When the streams cannot be opened; what happens later is in the result.
-pub async fn drive(
-    channel: Channel,
-    plan: Plan,
-    run: u64,
-    streams: Vec<StreamPlan>,
-) -> Result<Driven, LoadError> {
-    let timer = FineTimer::new().map_err(|cause| LoadError::Machine {
-        what: "a timer",
-        cause,
-    })?;
-    let mut open = Vec::new();
-    let mut responses = Vec::new();
-    for (number, stream) in streams.into_iter().enumerate() {
-        // The window is the bound: a message that fits into it always finds a place here.
-        let places = plan.window_a_stream / plan.batch + 1;
-        let (sender, receiver) = mpsc::channel(places as usize);
-        responses.push(open_stream(channel.clone(), receiver).await?);
-        open.push(LoadStream {
-            sender: Some(sender),
+pub async fn drive(channels: &[Channel], load: Load) -> Result<Driven, LoadError> {
+    let Load { plan, run, .. } = load;
+    let timer = FineTimer::new().map_err(no_timer)?;
+    // The window is the bound: a message that fits into it always finds a place here.
+    let places = (plan.window_a_stream / plan.batch + 1) as usize;
+    let mut streams = Vec::new();
+    let mut answers = Vec::new();
+    for (number, stream) in load.streams.into_iter().enumerate() {
+        let channel = channels[number / plan.streams % channels.len()].clone();
+        let (lane, answer) = match plan.mode {
+            Mode::Submit => lanes::open_submit(channel, places).await?,
+            Mode::Execute => lanes::open_execute(channel, places),
+            Mode::Edge => lanes::open_edge(channel, places, &load.edge, number, plan.batch).await?,
+        };
+        answers.push(answer);
+        streams.push(LoadStream {
+            lane: Some(lane),
             books: Books::new(run, number as u16),
             holdings: stream.holdings,
-            scenario: stream.scenario,
+            player: stream.player,
+            digest: 0,
         });
     }
-    let driver = Rc::new(RefCell::new(Driver::new(plan, open)));
+    let contests = Contests::new(run, &load.contested);
+    let driver = Rc::new(RefCell::new(Driver::new(
+        plan, streams, contests, load.live,
+    )));
     let progress = Rc::new(Notify::new());
-    let receivers: Vec<_> = responses
+    let receivers: Vec<_> = answers
         .into_iter()
         .enumerate()
-        .map(|(stream, responses)| {
-            tokio::task::spawn_local(receive(driver.clone(), stream, responses, progress.clone()))
+        .map(|(stream, answers)| {
+            tokio::task::spawn_local(lanes::receive(
+                driver.clone(),
+                stream,
+                answers,
+                progress.clone(),
+            ))
         })
         .collect();
 
@@ -165,8 +149,9 @@ pub async fn drive(
     driver.borrow_mut().ending = true;
     // A time-out is no error here: what still waits is named when the books are closed.
     let _ = tokio::time::timeout(drain, drained(&driver, &progress)).await;
+    driver.borrow_mut().roll();
     for stream in &mut driver.borrow_mut().streams {
-        stream.sender = None;
+        stream.lane = None;
     }
     for receiver in receivers {
         let abort = receiver.abort_handle();
@@ -182,37 +167,16 @@ pub async fn drive(
     Ok(driver.borrow_mut().finish(thread))
 }
 
-async fn open_stream(
-    channel: Channel,
-    requests: mpsc::Receiver<v1::SubmitRequest>,
-) -> Result<Streaming<v1::SubmitResponse>, LoadError> {
-    let refused = |cause: String| LoadError::Setup {
-        step: "Ledger.Submit",
+fn no_timer(cause: std::io::Error) -> LoadError {
+    LoadError::Machine {
+        what: "a timer",
         cause,
-    };
-    let mut ledger =
-        LedgerClient::new(channel).max_decoding_message_size(limits::MESSAGE_BYTES_MAX);
-    let opening = ledger.submit(ReceiverStream::new(requests));
-    match tokio::time::timeout(CONNECT_TIMEOUT, opening).await {
-        Ok(Ok(response)) => Ok(response.into_inner()),
-        Ok(Err(status)) => Err(refused(status.to_string())),
-        Err(_) => Err(refused(format!(
-            "the stream did not open within {} s",
-            CONNECT_TIMEOUT.as_secs()
-        ))),
     }
 }
 
 /// Sends until the end of the run, or until a stream breaks.
 async fn send(driver: &Rc<RefCell<Driver>>, timer: &FineTimer) -> Result<(), LoadError> {
-    let (rate, total) = {
-        let driver = driver.borrow();
-        (driver.plan.rate, driver.plan.warm_up + driver.plan.measured)
-    };
-    let failed = |cause| LoadError::Machine {
-        what: "a timer",
-        cause,
-    };
+    let rate = driver.borrow().plan.rate;
     let Rate::PerSecond(rate) = rate else {
         let streams = driver.borrow().streams.len();
         for stream in 0..streams {
@@ -221,22 +185,17 @@ async fn send(driver: &Rc<RefCell<Driver>>, timer: &FineTimer) -> Result<(), Loa
         // The receivers send from here on, each when its outcomes come.
         while driver.borrow().now_ns() < driver.borrow().end_ns && driver.borrow().broken.is_none()
         {
-            timer
-                .sleep(Duration::from_millis(10))
-                .await
-                .map_err(failed)?;
+            let pause = Duration::from_millis(10);
+            timer.sleep(pause).await.map_err(no_timer)?;
+            driver.borrow_mut().roll();
         }
         return Ok(());
     };
-    let mut schedule = {
+    let (mut schedule, give_up_ns) = {
         let driver = driver.borrow();
-        let messages_a_second = rate / driver.plan.batch as f64;
-        Schedule::new(
-            driver.plan.arrivals,
-            messages_a_second,
-            total,
-            driver.plan.seed,
-        )
+        let shape = driver.plan.shape(rate);
+        let behind_ns = (driver.end_ns / 2).max(GIVE_UP_NS_MIN);
+        (Schedule::new(&shape), driver.end_ns + behind_ns)
     };
     loop {
         let (next, now) = {
@@ -247,56 +206,34 @@ async fn send(driver: &Rc<RefCell<Driver>>, timer: &FineTimer) -> Result<(), Loa
                 };
                 driver.send_on_next_stream(intended_ns);
             }
+            driver.roll();
             if driver.broken.is_some() {
                 return Ok(());
             }
             (schedule.next_ns(), driver.now_ns())
         };
         match next {
-            None => return Ok(()),
+            // A sender that comes to the end so late has a rate that it cannot keep: what is left is skipped.
+            Some(next) if now > give_up_ns => {
+                let left = schedule.rest();
+                let mut driver = driver.borrow_mut();
+                driver.skip(next, left);
+                driver.behind = (
+                    now.saturating_sub(next) as f64 / 1e9,
+                    left * driver.plan.batch,
+                );
+                return Ok(());
+            }
+            None => {
+                let mut driver = driver.borrow_mut();
+                driver.behind.0 = now.saturating_sub(driver.end_ns) as f64 / 1e9;
+                return Ok(());
+            }
             Some(next) if next <= now => tokio::task::yield_now().await,
             Some(next) => {
-                let nanoseconds = (next - now).max(SLEEP_NS_MIN);
-                timer
-                    .sleep(Duration::from_nanos(nanoseconds))
-                    .await
-                    .map_err(failed)?;
-            }
-        }
-    }
-}
-
-/// Takes one stream's outcomes until it ends.
-async fn receive(
-    driver: Rc<RefCell<Driver>>,
-    stream: usize,
-    mut responses: Streaming<v1::SubmitResponse>,
-    progress: Rc<Notify>,
-) {
-    loop {
-        let message = responses.message().await;
-        let mut driver = driver.borrow_mut();
-        match message {
-            Ok(Some(response)) => {
-                driver.take(stream, response);
-                if driver.plan.rate == Rate::Max && !driver.ending {
-                    driver.fill(stream);
-                }
-                if driver.ending {
-                    progress.notify_one();
-                }
-            }
-            Ok(None) => {
-                if driver.streams[stream].sender.is_some() {
-                    driver.broke(stream, "the target ended it".into());
-                }
-                progress.notify_one();
-                return;
-            }
-            Err(status) => {
-                driver.broke(stream, chain(&status));
-                progress.notify_one();
-                return;
+                let nanoseconds = (next - now).clamp(SLEEP_NS_MIN, SLEEP_NS_MAX);
+                let pause = Duration::from_nanos(nanoseconds);
+                timer.sleep(pause).await.map_err(no_timer)?;
             }
         }
     }
@@ -304,7 +241,9 @@ async fn receive(
 
 async fn drained(driver: &Rc<RefCell<Driver>>, progress: &Notify) {
     while driver.borrow().waiting() > 0 && driver.borrow().broken.is_none() {
-        progress.notified().await;
+        // The seconds go on while nothing comes.
+        let _ = tokio::time::timeout(Duration::from_millis(200), progress.notified()).await;
+        driver.borrow_mut().roll();
     }
 }
 

@@ -4,13 +4,17 @@ use std::time::Instant;
 
 use karat_proto::{Code, limits, v1};
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
 
 use crate::args::Ack;
 use crate::books::{Books, Entry, Numbers, Problems};
-use crate::client::Plan;
+use crate::contests::{Contests, Won};
+use crate::lanes::Lane;
+use crate::live::Live;
+use crate::plan::Plan;
 use crate::recorder::Recorder;
-use crate::scenario::{Holdings, Kind, Scenario};
+use crate::records::{Record, Records};
+use crate::scenario::changes::{self, mix};
+use crate::scenario::{Effect, Holdings, Kind, Player};
 
 /// What came of a run.
 pub struct Driven {
@@ -22,6 +26,10 @@ pub struct Driven {
     pub broken: Option<String>,
     /// What each stream's accounts hold by the outcomes.
     pub holdings: Vec<Holdings>,
+    /// Contested assets and who won them.
+    pub contested: Vec<(u64, Option<Won>)>,
+    /// Every acknowledged command.
+    pub records: Records,
     /// Commands sent by kind, warm-up included.
     pub sent_by_kind: [u64; Kind::ALL.len()],
     /// Commands accepted, warm-up included.
@@ -30,8 +38,12 @@ pub struct Driven {
     pub refused: u64,
     /// Commands without an outcome.
     pub unanswered: u64,
+    /// Fingerprint of everything that was thought up, stream by stream.
+    pub digest: u64,
     /// What this thread did while it sent; `None` where the system does not say.
     pub thread: Option<ThreadShares>,
+    /// How far behind the schedule the sender was at its end, seconds, and commands that it never came to.
+    pub behind: (f64, u64),
 }
 
 /// What the generator's thread did while it sent, as shares of the time.
@@ -45,10 +57,12 @@ pub struct ThreadShares {
 
 /// One stream of the run.
 pub(crate) struct LoadStream {
-    pub(crate) sender: Option<mpsc::Sender<v1::SubmitRequest>>,
+    /// `None` once it is closed.
+    pub(crate) lane: Option<Lane>,
     pub(crate) books: Books,
     pub(crate) holdings: Holdings,
-    pub(crate) scenario: Box<dyn Scenario>,
+    pub(crate) player: Player,
+    pub(crate) digest: u64,
 }
 
 /// The run.
@@ -59,35 +73,62 @@ pub(crate) struct Driver {
     pub(crate) end_ns: u64,
     pub(crate) streams: Vec<LoadStream>,
     turn: usize,
-    recorder: Recorder,
+    messages: u64,
+    pub(crate) recorder: Recorder,
     problems: Problems,
     sequences: Numbers,
     minted: Numbers,
+    contests: Contests,
+    records: Records,
     sent_by_kind: [u64; Kind::ALL.len()],
     accepted: u64,
     refused: u64,
     pub(crate) broken: Option<String>,
+    pub(crate) behind: (f64, u64),
+    live: Option<Live>,
     /// Nothing more will be sent.
     pub(crate) ending: bool,
 }
 
+/// Refusals that say nothing about the command.
+fn is_for_now(code: u32) -> bool {
+    [
+        Code::Overloaded,
+        Code::RateLimited,
+        Code::Unavailable,
+        Code::RetryMemoryFull,
+    ]
+    .iter()
+    .any(|one| code == *one as u32)
+}
+
 impl Driver {
-    pub(crate) fn new(plan: Plan, streams: Vec<LoadStream>) -> Driver {
+    pub(crate) fn new(
+        plan: Plan,
+        streams: Vec<LoadStream>,
+        contests: Contests,
+        live: Option<Live>,
+    ) -> Driver {
         Driver {
             start: Instant::now(),
             warm_up_ns: plan.warm_up.as_nanos() as u64,
             end_ns: (plan.warm_up + plan.measured).as_nanos() as u64,
+            recorder: Recorder::new(plan.acks.len()),
+            records: Records::new(plan.records_max),
             plan,
             streams,
             turn: 0,
-            recorder: Recorder::new(),
+            messages: 0,
             problems: Problems::default(),
             sequences: Numbers::default(),
             minted: Numbers::default(),
+            contests,
             sent_by_kind: [0; Kind::ALL.len()],
             accepted: 0,
             refused: 0,
             broken: None,
+            behind: (0.0, 0),
+            live,
             ending: false,
         }
     }
@@ -110,14 +151,37 @@ impl Driver {
             .get_or_insert_with(|| format!("stream {stream} broke: {cause}"));
     }
 
+    /// Ends every second that is over, and shows it.
+    pub(crate) fn roll(&mut self) {
+        let now_ns = self.now_ns();
+        if !self.recorder.is_second_over(now_ns) {
+            return;
+        }
+        let waiting = self.waiting();
+        if self.recorder.roll(now_ns, waiting)
+            && let (Some(live), Some(second)) = (&mut self.live, self.recorder.seconds.last())
+        {
+            live.show(second);
+        }
+    }
+
     /// An arrival of the open loop: sent on the stream whose turn it is, or skipped when that stream's window is full.
     pub(crate) fn send_on_next_stream(&mut self, intended_ns: u64) {
         let stream = self.turn;
         self.turn = (self.turn + 1) % self.streams.len();
         if self.has_room(stream) {
             self.send(stream, intended_ns);
-        } else if self.is_measured(intended_ns) {
-            self.recorder.skipped += self.plan.batch;
+        } else {
+            self.skip(intended_ns, 1);
+        }
+    }
+
+    /// Arrivals that are not sent.
+    pub(crate) fn skip(&mut self, intended_ns: u64, messages: u64) {
+        let commands = messages * self.plan.batch;
+        self.recorder.skipped_now(commands);
+        if self.is_measured(intended_ns) {
+            self.recorder.skipped += commands;
         }
     }
 
@@ -138,18 +202,25 @@ impl Driver {
 
     fn send(&mut self, number: usize, intended_ns: u64) {
         let batch = self.plan.batch;
+        let level = (self.messages % self.plan.acks.len() as u64) as u8;
+        self.messages += 1;
+        let measured_ns = (self.end_ns - self.warm_up_ns) as f64;
+        let at = intended_ns.saturating_sub(self.warm_up_ns) as f64 / measured_ns;
         let stream = &mut self.streams[number];
-        let Some(sender) = stream.sender.clone().filter(|one| !one.is_closed()) else {
-            self.broke(number, "the target closed it".into());
+        let Some(lane) = &mut stream.lane else {
+            self.broke(number, "it is closed".into());
             return;
         };
         let ids = stream.books.next_ids(batch);
         let mut commands = Vec::with_capacity(batch as usize);
         for index in 0..batch as usize {
-            let draft = stream.scenario.next(&mut stream.holdings);
+            let draft = stream.player.next(&mut stream.holdings, at);
+            stream.digest = mix(stream.digest, draft.digest);
             stream.books.enter(Entry {
                 intended_ns,
                 effect: draft.effect,
+                changes: draft.changes,
+                level,
             });
             self.sent_by_kind[draft.effect.kind() as usize] += 1;
             commands.push(v1::Command {
@@ -159,14 +230,12 @@ impl Driver {
                 kind: Some(draft.command),
             });
         }
-        let request = v1::SubmitRequest {
-            ack: self.plan.ack.to_wire().into(),
-            commands,
-        };
-        if sender.try_send(request).is_err() {
-            self.broke(number, "it takes no more messages".into());
+        let ack = self.plan.acks[usize::from(level)].to_wire();
+        if lane.send(ack, commands).is_err() {
+            self.broke(number, "the target takes no more messages".into());
             return;
         }
+        self.recorder.sent_now(batch);
         if self.is_measured(intended_ns) {
             let late_ns = self.now_ns().saturating_sub(intended_ns);
             self.recorder.sent_late_by(late_ns);
@@ -174,60 +243,95 @@ impl Driver {
         }
     }
 
-    pub(crate) fn take(&mut self, stream: usize, response: v1::SubmitResponse) {
+    pub(crate) fn take(&mut self, stream: usize, ack: i32, outcomes: &[v1::Outcome]) {
         let now_ns = self.now_ns();
-        for outcome in &response.outcomes {
-            self.take_outcome(stream, outcome, response.ack, now_ns);
+        for outcome in outcomes {
+            self.take_outcome(stream, outcome, ack, now_ns);
         }
     }
 
     fn take_outcome(&mut self, number: usize, outcome: &v1::Outcome, ack: i32, now_ns: u64) {
         let stream = &mut self.streams[number];
-        let Some(entry) = stream.books.answer(&outcome.id, &mut self.problems) else {
+        let Some((place, entry)) = stream.books.answer(&outcome.id, &mut self.problems) else {
             return;
         };
+        let problems = &mut self.problems;
         let named = |what: String| format!("command {}: {what}", hex::encode(&outcome.id));
         if outcome.replayed {
-            self.problems
-                .note(|| named("answered as a retry, but it was sent once".into()));
+            problems.note(|| named("answered as a retry, but it was sent once".into()));
         }
-        if outcome.sequence != 0 && !self.sequences.insert(outcome.sequence) {
-            self.problems
-                .note(|| named(format!("sequence {} was given twice", outcome.sequence)));
+        let sequence = outcome.sequence;
+        if sequence != 0 && !self.sequences.insert(sequence) {
+            problems.note(|| named(format!("sequence {sequence} was given twice")));
         }
         let latency_ns = now_ns.saturating_sub(entry.intended_ns);
         let measured = (self.warm_up_ns..self.end_ns).contains(&entry.intended_ns);
-        if outcome.code != Code::Accepted as u32 {
+        let accepted = outcome.code == Code::Accepted as u32;
+        self.recorder.outcome_now(accepted, latency_ns);
+        if sequence != 0 {
+            let changes = match entry.effect {
+                Effect::Mint { .. } => changes::with_number(entry.changes, outcome.subject),
+                _ => entry.changes,
+            };
+            self.records.push(Record {
+                place,
+                sequence,
+                changes,
+                code: outcome.code.into(),
+            });
+        }
+        if let (Effect::Wrong { code }, false) = (entry.effect, self.plan.echo)
+            && outcome.code != u32::from(code)
+            && !is_for_now(outcome.code)
+        {
+            let came = outcome.code;
+            problems.note(|| named(format!("must be refused with {code}, but came to {came}")));
+        }
+        if !accepted {
             self.refused += 1;
             stream.holdings.refused(entry.effect, outcome.code);
+            if let Effect::Contest { place: contest, .. } = entry.effect
+                && outcome.code == Code::AlreadyOwned as u32
+            {
+                let winner = (outcome.winner_sequence, &outcome.winner_id[..]);
+                self.contests.lost(contest, place, winner, problems);
+            }
             if measured {
                 self.recorder.refused_after(outcome.code, latency_ns);
             }
             return;
         }
-        if outcome.sequence == 0 {
-            self.problems
-                .note(|| named("accepted without a sequence".into()));
+        if sequence == 0 {
+            problems.note(|| named("accepted without a sequence".into()));
         }
         // A verdict may still reject what was accepted, so only the levels that are the log's own can be checked here.
-        let checkable = matches!(self.plan.ack, Ack::Sequenced | Ack::Durable);
-        if checkable && ack < i32::from(self.plan.ack.to_wire()) {
-            self.problems.note(|| {
+        let asked = self.plan.acks[usize::from(entry.level)];
+        let checkable = matches!(asked, Ack::Sequenced | Ack::Durable);
+        if checkable && ack < i32::from(asked.to_wire()) {
+            problems.note(|| {
                 named(format!(
                     "answered at ack level {ack}, below the one asked for"
                 ))
             });
         }
         if entry.effect.kind() == Kind::Mint && !self.minted.insert(outcome.subject) {
-            self.problems
-                .note(|| named(format!("asset number {} was given twice", outcome.subject)));
+            problems.note(|| named(format!("asset number {} was given twice", outcome.subject)));
+        }
+        if let (Effect::Contest { place: contest, to }, false) = (entry.effect, self.plan.echo) {
+            let won = Won {
+                sequence,
+                place,
+                account: to,
+            };
+            self.contests.won(contest, won, problems);
         }
         self.accepted += 1;
         stream
             .holdings
-            .accepted(entry.effect, outcome.sequence, outcome.subject);
+            .accepted(entry.effect, sequence, outcome.subject);
         if measured {
-            self.recorder.accepted_after(latency_ns);
+            self.recorder
+                .accepted_after(usize::from(entry.level), latency_ns);
         }
         if (self.warm_up_ns..self.end_ns).contains(&now_ns) {
             self.recorder.accepted_in_time += 1;
@@ -236,22 +340,38 @@ impl Driver {
 
     pub(crate) fn finish(&mut self, thread: Option<ThreadShares>) -> Driven {
         let mut problems = std::mem::take(&mut self.problems);
+        let mut records = std::mem::take(&mut self.records);
         let unanswered = self.waiting();
         let mut holdings = Vec::new();
+        let mut digest = 0;
         for stream in self.streams.drain(..) {
-            stream.books.close(&mut problems);
+            for (place, entry) in stream.books.close(&mut problems) {
+                records.push(Record {
+                    place,
+                    sequence: 0,
+                    changes: entry.changes,
+                    code: Record::UNANSWERED,
+                });
+            }
+            digest = mix(digest, stream.digest);
             holdings.push(stream.holdings);
         }
+        let contested = std::mem::take(&mut self.contests).close(&mut problems);
+        let recorder = std::mem::replace(&mut self.recorder, Recorder::new(0));
         Driven {
-            recorder: std::mem::take(&mut self.recorder),
+            recorder,
             problems,
             broken: self.broken.take(),
             holdings,
+            contested,
+            records,
             sent_by_kind: self.sent_by_kind,
             accepted: self.accepted,
             refused: self.refused,
             unanswered,
+            digest,
             thread,
+            behind: self.behind,
         }
     }
 }

@@ -26,6 +26,14 @@ pub enum LoadError {
     /// Arguments that contradict each other.
     #[error("{0}")]
     Arguments(String),
+    /// A scenario that cannot be played.
+    #[error("scenario {path}: {cause}")]
+    Scenario {
+        /// Its file or name.
+        path: String,
+        /// What is wrong, with the place where the file says it.
+        cause: String,
+    },
     /// A file could not be read or written.
     #[error("{path}: {cause}")]
     File {

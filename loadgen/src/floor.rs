@@ -1,14 +1,17 @@
 //! The floor: an echo service with the engine's messages and nothing behind it, on its own thread and runtime, over
 //! loopback. What the same client measures here is what transport, encoding and the client itself cost.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::{Stream, StreamExt as _};
-use karat_proto::v1;
+use karat_proto::v1::edge_request::Kind as Up;
+use karat_proto::v1::edge_response::Kind as Down;
+use karat_proto::v1::edge_server::{Edge, EdgeServer};
 use karat_proto::v1::ledger_server::{Ledger, LedgerServer};
+use karat_proto::{limits, v1};
 use tokio::sync::oneshot;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
@@ -18,6 +21,10 @@ use crate::client::WINDOW_BYTES;
 use crate::error::LoadError;
 
 type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+/// Assets that an edge node of the echo may have under way: the engine's default.
+const EDGE_CREDITS: u32 = 256;
 
 /// A running echo service; it ends with this value.
 pub struct Floor {
@@ -32,7 +39,22 @@ impl Floor {
     /// # Errors
     /// When the machine gives no port or thread.
     pub fn start() -> Result<Floor, LoadError> {
-        Floor::serve(Echo::default())
+        Floor::serve(LOOPBACK, Echo::default())
+    }
+
+    /// Starts one at this address.
+    ///
+    /// # Errors
+    /// When the machine gives no port or thread.
+    pub fn start_at(listen: SocketAddr) -> Result<Floor, LoadError> {
+        Floor::serve(listen, Echo::default())
+    }
+
+    /// Serves until the program ends.
+    pub fn wait(mut self) {
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 
     /// Starts one with faults, to show that they are found.
@@ -40,27 +62,30 @@ impl Floor {
     /// # Errors
     /// When the machine gives no port or thread.
     pub fn start_faulty(faults: Faults) -> Result<Floor, LoadError> {
-        Floor::serve(Echo {
+        let echo = Echo {
             faults,
             ..Echo::default()
-        })
+        };
+        Floor::serve(LOOPBACK, echo)
     }
 
-    fn serve(echo: Echo) -> Result<Floor, LoadError> {
+    fn serve(listen: SocketAddr, echo: Echo) -> Result<Floor, LoadError> {
         let machine = |what| move |cause| LoadError::Machine { what, cause };
-        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-            .map_err(machine("a loopback port"))?;
+        let listener =
+            std::net::TcpListener::bind(listen).map_err(machine("a port for the echo"))?;
         listener
             .set_nonblocking(true)
-            .map_err(machine("a loopback port"))?;
-        let address = listener.local_addr().map_err(machine("a loopback port"))?;
+            .map_err(machine("a port for the echo"))?;
+        let address = listener
+            .local_addr()
+            .map_err(machine("a port for the echo"))?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(machine("a runtime"))?;
         let listener = {
             let _inside = runtime.enter();
-            tokio::net::TcpListener::from_std(listener).map_err(machine("a loopback port"))?
+            tokio::net::TcpListener::from_std(listener).map_err(machine("a port for the echo"))?
         };
         let (stop, stopped) = oneshot::channel::<()>();
         let thread = std::thread::Builder::new()
@@ -70,7 +95,10 @@ impl Floor {
                 let serving = Server::builder()
                     .initial_stream_window_size(WINDOW_BYTES)
                     .initial_connection_window_size(WINDOW_BYTES)
-                    .add_service(LedgerServer::new(echo))
+                    .add_service(LedgerServer::new(echo.clone()))
+                    .add_service(
+                        EdgeServer::new(echo).max_decoding_message_size(limits::MESSAGE_BYTES_MAX),
+                    )
                     .serve_with_incoming(incoming);
                 runtime.block_on(async {
                     tokio::select! {
@@ -159,7 +187,69 @@ impl Echo {
 }
 
 fn not_here<T>() -> Result<Response<T>, Status> {
-    Err(Status::unimplemented("the floor only echoes Submit"))
+    Err(Status::unimplemented(
+        "the floor only echoes Submit, Execute and Connect",
+    ))
+}
+
+impl Echo {
+    /// What an engine tells a node: first that it is welcome, then an outcome and a credit for each asset.
+    fn answer_node(&self, request: v1::EdgeRequest) -> Vec<Result<v1::EdgeResponse, Status>> {
+        let down = |kind| Ok(v1::EdgeResponse { kind: Some(kind) });
+        match request.kind {
+            Some(Up::Hello(hello)) => {
+                let models = hello.models.into_iter().map(|model| model.digest);
+                let welcome = v1::Welcome {
+                    realm: "echo".into(),
+                    approved_models: models.collect(),
+                    credits_max: EDGE_CREDITS,
+                };
+                let amount = EDGE_CREDITS;
+                vec![
+                    down(Down::Welcome(welcome)),
+                    down(Down::Credits(v1::Credits { amount })),
+                ]
+            }
+            Some(Up::Assets(assets)) => {
+                let amount = assets.assets.len() as u32;
+                let outcomes = assets.assets.into_iter().map(|asset| v1::Outcome {
+                    id: asset.id,
+                    sequence: self.sequence.fetch_add(1, Ordering::Relaxed) + 1,
+                    subject: self.assets.fetch_add(1, Ordering::Relaxed) + 1,
+                    ..v1::Outcome::default()
+                });
+                let outcomes = outcomes.collect();
+                vec![
+                    down(Down::Outcomes(v1::EdgeOutcomes {
+                        outcomes,
+                        ack: v1::AckLevel::Durable.into(),
+                        ..v1::EdgeOutcomes::default()
+                    })),
+                    down(Down::Credits(v1::Credits { amount })),
+                ]
+            }
+            None => Vec::new(),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Edge for Echo {
+    type ConnectStream = Responses<v1::EdgeResponse>;
+
+    async fn connect(
+        &self,
+        request: Request<Streaming<v1::EdgeRequest>>,
+    ) -> Result<Response<Self::ConnectStream>, Status> {
+        let echo = self.clone();
+        let answers = request.into_inner().flat_map(move |request| {
+            futures::stream::iter(match request {
+                Ok(request) => echo.answer_node(request),
+                Err(status) => vec![Err(status)],
+            })
+        });
+        Ok(Response::new(Box::pin(answers)))
+    }
 }
 
 #[tonic::async_trait]
@@ -180,9 +270,17 @@ impl Ledger for Echo {
 
     async fn execute(
         &self,
-        _: Request<v1::ExecuteRequest>,
+        request: Request<v1::ExecuteRequest>,
     ) -> Result<Response<v1::ExecuteResponse>, Status> {
-        not_here()
+        let request = request.into_inner();
+        let answer = self.answer(v1::SubmitRequest {
+            ack: request.ack,
+            commands: request.command.into_iter().collect(),
+        })?;
+        Ok(Response::new(v1::ExecuteResponse {
+            ack: answer.ack,
+            outcome: answer.outcomes.into_iter().next(),
+        }))
     }
 
     async fn get_asset(

@@ -1,77 +1,144 @@
 //! The commands of this program, from arguments to report.
 
+use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use karat_proto::Account;
 use tokio::task::LocalSet;
+use tonic::transport::Channel;
 
-use crate::args::{CompareArgs, FloorArgs, LoadArgs, RunArgs};
-use crate::client::{Plan, connect, drive};
+use crate::args::{CompareArgs, EchoArgs, FloorArgs, LoadArgs, Mode, RunArgs};
+use crate::client::{Load, connect, drive};
 use crate::error::LoadError;
 use crate::floor::Floor;
+use crate::live::Live;
+use crate::plan::Plan;
+use crate::records::Records;
+use crate::report::histograms::Histograms;
 use crate::report::{Report, Settings};
-use crate::setup::{prepare, pretend};
+use crate::scenario::{Action, ScenarioFile};
+use crate::setup::{Ready, prepare, pretend};
+use crate::truth::events::{self, Ours};
 use crate::{compare, truth};
 
-/// A floor beside a run takes no longer than this.
+/// What `--with-floor` stands for.
 const FLOOR_SECONDS_MAX: u64 = 10;
+
+/// A run's result, with what is kept beside the report.
+pub struct Outcome {
+    /// The report.
+    pub report: Report,
+    /// Every acknowledged command.
+    pub records: Records,
+    /// Whole histograms, for `.hgrm` files.
+    pub histograms: Histograms,
+}
 
 /// `karat-load run`.
 ///
 /// # Errors
 /// When the run could not begin.
-pub fn run(args: &RunArgs) -> Result<Report, LoadError> {
+pub fn run(args: &RunArgs) -> Result<Outcome, LoadError> {
     let operator = Account::parse(&args.operator)
         .map_err(|error| LoadError::Arguments(format!("--operator: {error}")))?;
-    let plan = Plan::new(&args.load)?;
+    let file = scenario(&args.load)?;
+    let plan = Plan::new(&args.load, &file, false)?;
     let run = args.run_id.unwrap_or_else(fresh_run_id);
+    let floor_seconds = match args.with_floor {
+        true => FLOOR_SECONDS_MAX,
+        false => args.floor_seconds,
+    };
     on_one_thread(async {
-        let channel = connect(&args.target).await?;
-        let ready = prepare(channel.clone(), &args.load, operator, args.verdict, run).await?;
+        let channels = connect_all(&args.target, &args.load).await?;
+        let channel = channels[0].clone();
+        let (load, verdict) = (&args.load, args.verdict);
+        let ready = prepare(channel.clone(), load, &file, operator, verdict, run).await?;
         // After setup, so that a target which cannot be loaded is known at once; before the run, on the same warm process.
-        let floor = match args.with_floor {
-            true => Some(Box::new(drive_floor(&short(&args.load), None).await?)),
-            false => None,
+        let floor = match floor_seconds {
+            0 => None,
+            seconds => Some(Box::new(
+                drive_floor(&short(load, seconds), None).await?.report,
+            )),
         };
-        let driven = drive(channel.clone(), plan, run, ready.streams).await?;
+        let Ready {
+            world,
+            streams,
+            accounts,
+            contested,
+            edge,
+        } = ready;
+        let load = Load {
+            plan,
+            run,
+            streams,
+            contested,
+            edge,
+            live: live(&args.target, &args.load, &file),
+        };
+        let driven = drive(&channels, load).await?;
         let mut problems = driven.problems.clone();
-        // A dead target cannot be asked; its commands without outcome are named already.
-        let checked = match driven.broken {
-            Some(_) => None,
-            None => Some(
-                truth::check(
-                    channel,
-                    &driven.holdings,
-                    &ready.accounts,
-                    ready.deposit,
-                    args.load.seed,
-                    &mut problems,
-                )
-                .await,
-            ),
-        };
-        let mut settings = settings(&args.target, &args.load, run)?;
+        let mut checked = None;
+        let mut events = None;
+        // A dead target cannot be asked; its commands without outcome are named already, and `check` asks it again.
+        if driven.broken.is_none() {
+            if !driven.records.is_empty() {
+                let ours = Ours {
+                    world: &world,
+                    accounts: &accounts,
+                    run,
+                };
+                let records = &driven.records;
+                events = Some(
+                    events::check(channel.clone(), &ours, records, &mut problems)
+                        .await
+                        .0,
+                );
+            }
+            let assets = truth::promised(&driven.holdings, &driven.contested);
+            let balances: Vec<_> = driven
+                .holdings
+                .iter()
+                .zip(&accounts)
+                .flat_map(|(holdings, accounts)| {
+                    accounts.iter().copied().zip(holdings.changes().to_vec())
+                })
+                .collect();
+            let seed = args.load.seed;
+            let deposit = world.deposit;
+            let check =
+                truth::check(channel, &assets, &balances, deposit, seed, &mut problems).await;
+            checked = Some(check);
+        }
+        let mut settings = settings(&args.target, &args.load, &file, run)?;
         settings.verdict = format!("{:?}", args.verdict).to_lowercase();
-        let mut report = Report::new("run", settings, &driven, problems, checked);
+        let mut report = Report::new("run", settings, &driven, problems);
+        report.books.checked = checked;
+        report.books.events = events;
+        report.books.world = Some(world);
         report.floor = floor;
-        Ok(report)
+        let histograms = Histograms::of(&driven.recorder, &args.load.ack);
+        Ok(Outcome {
+            report,
+            records: driven.records,
+            histograms,
+        })
     })
 }
 
 /// `karat-load floor`.
 ///
 /// # Errors
-/// When this machine gives no port, thread or timer.
-pub fn floor(args: &FloorArgs) -> Result<Report, LoadError> {
-    on_one_thread(drive_floor(&args.load, None))
+/// When this machine gives no port, thread or timer, or nothing answers at the target.
+pub fn floor(args: &FloorArgs) -> Result<Outcome, LoadError> {
+    on_one_thread(drive_floor(&args.load, args.target.clone()))
 }
 
 /// The client against an echo that is there already.
 ///
 /// # Errors
 /// When it cannot be reached.
-pub fn against_echo(args: &LoadArgs, echo: &Floor) -> Result<Report, LoadError> {
-    on_one_thread(drive_floor(args, Some(echo)))
+pub fn against_echo(args: &LoadArgs, echo: &Floor) -> Result<Outcome, LoadError> {
+    on_one_thread(drive_floor(args, Some(echo.target())))
 }
 
 /// `karat-load compare`: the table.
@@ -79,41 +146,104 @@ pub fn against_echo(args: &LoadArgs, echo: &Floor) -> Result<Report, LoadError> 
 /// # Errors
 /// When a file is no result.
 pub fn compare(args: &CompareArgs) -> Result<String, LoadError> {
-    let (a, b) = (Report::read(&args.a)?, Report::read(&args.b)?);
+    let read = |paths: &[std::path::PathBuf]| {
+        let reports = paths.iter().map(|path| Report::read(path));
+        reports.collect::<Result<Vec<_>, _>>()
+    };
+    let (a, b) = (read(&args.a)?, read(&args.b)?);
     Ok(compare::render("A", &a, "B", &b))
 }
 
-async fn drive_floor(args: &LoadArgs, echo: Option<&Floor>) -> Result<Report, LoadError> {
-    let own;
-    let echo = match echo {
-        Some(echo) => echo,
-        None => {
-            own = Floor::start()?;
-            &own
-        }
-    };
-    let run = fresh_run_id();
-    let channel = connect(&echo.target()).await?;
-    let ready = pretend(args, run);
-    let driven = drive(channel, Plan::new(args)?, run, ready.streams).await?;
-    let problems = driven.problems.clone();
-    let settings = settings("echo", args, run)?;
-    Ok(Report::new("floor", settings, &driven, problems, None))
+/// `karat-load echo`: serves until the program is stopped.
+///
+/// # Errors
+/// When the address cannot be had.
+pub fn echo(args: &EchoArgs) -> Result<(), LoadError> {
+    let floor = Floor::start_at(args.listen)?;
+    println!("{}", floor.target());
+    floor.wait();
+    Ok(())
 }
 
-fn short(args: &LoadArgs) -> LoadArgs {
+async fn drive_floor(args: &LoadArgs, target: Option<String>) -> Result<Outcome, LoadError> {
+    let file = scenario(args)?;
+    let plan = Plan::new(args, &file, true)?;
+    let own = match &target {
+        Some(_) => None,
+        None => Some(Floor::start()?),
+    };
+    let address = target.or(own.as_ref().map(Floor::target));
+    let run = fresh_run_id();
+    let channels = connect_all(&address.unwrap_or_default(), args).await?;
+    let ready = pretend(args, &file, run)?;
+    let load = Load {
+        plan,
+        run,
+        streams: ready.streams,
+        contested: ready.contested,
+        edge: ready.edge,
+        live: live("the echo", args, &file),
+    };
+    let driven = drive(&channels, load).await?;
+    let problems = driven.problems.clone();
+    let settings = settings("echo", args, &file, run)?;
+    Ok(Outcome {
+        report: Report::new("floor", settings, &driven, problems),
+        histograms: Histograms::of(&driven.recorder, &args.ack),
+        records: driven.records,
+    })
+}
+
+fn scenario(args: &LoadArgs) -> Result<Rc<ScenarioFile>, LoadError> {
+    let file = ScenarioFile::load(&args.scenario)?;
+    if args.mode == Mode::Edge && file.does(|action| action != Action::Mint) {
+        return Err(LoadError::Arguments(format!(
+            "an edge node only mints, and scenario {} does more: say --scenario mint",
+            file.name
+        )));
+    }
+    Ok(Rc::new(file))
+}
+
+async fn connect_all(target: &str, args: &LoadArgs) -> Result<Vec<Channel>, LoadError> {
+    let mut channels = Vec::new();
+    for _ in 0..args.connections {
+        channels.push(connect(target).await?);
+    }
+    Ok(channels)
+}
+
+fn live(target: &str, args: &LoadArgs, file: &ScenarioFile) -> Option<Live> {
+    if args.quiet {
+        return None;
+    }
+    let title = format!(
+        "karat-load  {target}  {}  {}/s {}",
+        file.name, args.rate, args.arrivals
+    );
+    Live::start(title, args.warm_up_seconds + args.seconds)
+}
+
+fn short(args: &LoadArgs, seconds: u64) -> LoadArgs {
     LoadArgs {
-        seconds: args.seconds.min(FLOOR_SECONDS_MAX),
+        seconds: args.seconds.min(seconds),
         ..args.clone()
     }
 }
 
-fn settings(target: &str, args: &LoadArgs, run: u64) -> Result<Settings, LoadError> {
-    let window = args.window_a_stream()? * args.streams;
-    Ok(Settings::new(target, args, window, run))
+fn settings(
+    target: &str,
+    args: &LoadArgs,
+    file: &ScenarioFile,
+    run: u64,
+) -> Result<Settings, LoadError> {
+    let window = args.window_a_stream()? * args.lanes()?;
+    Ok(Settings::new(target, args, &file.name, window, run))
 }
 
-fn on_one_thread<T>(work: impl Future<Output = Result<T, LoadError>>) -> Result<T, LoadError> {
+pub(crate) fn on_one_thread<T>(
+    work: impl Future<Output = Result<T, LoadError>>,
+) -> Result<T, LoadError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

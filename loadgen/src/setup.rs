@@ -4,6 +4,7 @@
 //! come to, and any number of runs can load one realm.
 
 use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -11,19 +12,22 @@ use karat_proto::v1::command::Kind;
 use karat_proto::v1::ledger_client::LedgerClient;
 use karat_proto::v1::operator_client::OperatorClient;
 use karat_proto::{Account, Code, convert, limits, v1};
-use rand::SeedableRng as _;
+use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
-use crate::args::{LoadArgs, ScenarioName, Verdict};
+use crate::args::{LoadArgs, Mode, Verdict};
 use crate::books::command_id;
 use crate::client::{StreamPlan, account_bytes, chain};
 use crate::error::LoadError;
+use crate::lanes::EdgeSide;
 use crate::scenario::{
-    CONTENT, Holdings, MintForm, Mints, Mixed, NOBODY, Scenario, TRAITS, Trades, content_digest,
+    Action, CONTENT, Holdings, MintForm, NOBODY, Player, ScenarioFile, Stage, TRAITS,
+    content_digest,
 };
 
 /// Currency that each account is given, minor units.
@@ -46,42 +50,74 @@ const VERDICTS_LOOKED_AT: usize = 16;
 const FIRST_VERDICT_WAIT: Duration = Duration::from_secs(3);
 /// Longest wait for all of them.
 const VERDICTS_WAIT: Duration = Duration::from_secs(120);
-/// Every so many-th asset is minted without an owner, to be claimed.
-const OPEN_EVERY: u64 = 5;
+
+/// Images that an edge node sends, one after another.
+const IMAGES: usize = 64;
+/// Accounts of all streams together, unless each would have fewer than four: every balance is read at the end.
+const ACCOUNTS_MAX: u64 = 4096;
 
 /// A run, ready to begin.
 pub struct Ready {
-    /// The collection of the run; 0 for the floor.
-    pub collection: u32,
+    /// What the target was given; all zero for the floor.
+    pub world: World,
     /// The streams.
     pub streams: Vec<StreamPlan>,
     /// Accounts of each stream, in the order of its holdings.
     pub accounts: Vec<Vec<Account>>,
+    /// Assets that every stream claims.
+    pub contested: Vec<u64>,
+    /// For edge nodes.
+    pub edge: EdgeSide,
+}
+
+/// What a run made in the target before it began: enough to look for it again later.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct World {
+    /// The run's collection.
+    pub collection: u32,
+    /// An asset that no command of the run can change.
+    pub kept_asset: u64,
     /// Currency that each account began with, minor units.
     pub deposit: u64,
+    /// Accounts of each stream.
+    pub accounts_a_stream: u64,
+    /// The last sequence of what was prepared: the run's commands come after it.
+    pub prepared_sequence: u64,
 }
 
 /// The streams of a floor: the same commands, on assets that are nowhere.
-pub fn pretend(args: &LoadArgs, run: u64) -> Ready {
-    let accounts = accounts(args, run);
+///
+/// # Errors
+/// When the arguments contradict each other.
+pub fn pretend(args: &LoadArgs, file: &Rc<ScenarioFile>, run: u64) -> Result<Ready, LoadError> {
+    let accounts = accounts(args, file, run)?;
     let form = MintForm {
         creator: account_bytes(&creator(run)),
         collection: 1,
         model: Bytes::copy_from_slice(&load_model()),
         digest: Bytes::copy_from_slice(&content_digest()),
     };
-    let mut holdings = empty_holdings(args, &accounts);
-    if trades(args) {
-        for (number, (stream, owner)) in places(args).enumerate() {
-            holdings[stream].put(number as u64 + 1, owner, 0);
+    let mut holdings = empty_holdings(&accounts);
+    let mut contested = Vec::new();
+    if needs_world(file) {
+        for (number, place) in places(args, file, &accounts).into_iter().enumerate() {
+            put(&mut holdings, &mut contested, place, number as u64 + 2, 0);
         }
     }
-    Ready {
-        collection: 0,
-        streams: stream_plans(args, &form, holdings),
+    let stage = Stage {
+        file: file.clone(),
+        form,
+        kept: 1,
+        contested: contested.clone().into(),
+        streams: accounts.len() as u64,
+    };
+    Ok(Ready {
+        world: World::default(),
+        edge: edge_side(args, &stage.form)?,
+        streams: stream_plans(args, &stage, holdings),
         accounts,
-        deposit: 0,
-    }
+        contested,
+    })
 }
 
 /// Prepares an engine for a run.
@@ -91,6 +127,7 @@ pub fn pretend(args: &LoadArgs, run: u64) -> Ready {
 pub async fn prepare(
     channel: Channel,
     args: &LoadArgs,
+    file: &Rc<ScenarioFile>,
     operator: Account,
     verdict: Verdict,
     run: u64,
@@ -99,10 +136,12 @@ pub async fn prepare(
         ledger: LedgerClient::new(channel.clone()),
         run,
         number: 0,
+        last_sequence: 0,
     };
     if verdict == Verdict::Accept {
         crate::doubles::let_pass(channel.clone()).await?;
     }
+    let accounts = accounts(args, file, run)?;
     let model = approved_model(channel).await?;
     let creator = creator(run);
     let spec = Kind::CreateCollection(v1::CreateCollection {
@@ -115,18 +154,19 @@ pub async fn prepare(
         model,
         digest: Bytes::copy_from_slice(&content_digest()),
     };
-    // The first mint brings the image; from its durable outcome on it is stored. Its asset is nobody's and not traded.
+    // The first mint brings the image; from its durable outcome on it is stored. Its asset stays with the creator.
     let mut random = ChaCha8Rng::seed_from_u64(args.seed);
-    let first = form.mint(Bytes::new(), Bytes::from_static(CONTENT), &mut random);
+    let content = Bytes::from_static(CONTENT);
+    let first = form.mint(form.creator.clone(), content, &mut random);
     let first = setup
         .execute("first Mint", creator, Kind::Mint(first))
         .await?;
     let mut minted = vec![first.subject];
 
-    let accounts = accounts(args, run);
-    let mut holdings = empty_holdings(args, &accounts);
+    let mut holdings = empty_holdings(&accounts);
+    let mut contested = Vec::new();
     let mut deposit = 0;
-    if trades(args) {
+    if needs_world(file) {
         deposit = DEPOSIT;
         let deposits = accounts.iter().flatten().map(|account| {
             Kind::Deposit(v1::Deposit {
@@ -137,85 +177,182 @@ pub async fn prepare(
         setup
             .submit_all("Deposit", operator, deposits.collect())
             .await?;
-        let places: Vec<_> = places(args).collect();
-        for chunk in places.chunks(CHUNK) {
-            let mints = chunk.iter().map(|(stream, owner)| {
-                let owner = holdings[*stream].account(*owner);
+        for chunk in places(args, file, &accounts).chunks(CHUNK) {
+            let mints = chunk.iter().map(|place| {
+                let owner = match *place {
+                    Place::Held { stream, owner } => holdings[stream].account(owner),
+                    Place::Contested => Bytes::new(),
+                };
                 Kind::Mint(form.mint(owner, Bytes::new(), &mut random))
             });
             let outcomes = setup.submit_all("Mint", creator, mints.collect()).await?;
-            for ((stream, owner), outcome) in chunk.iter().zip(outcomes) {
-                holdings[*stream].put(outcome.subject, *owner, outcome.sequence);
-                minted.push(outcome.subject);
+            for (place, outcome) in chunk.iter().zip(outcomes) {
+                let (asset, sequence) = (outcome.subject, outcome.sequence);
+                put(&mut holdings, &mut contested, *place, asset, sequence);
+                minted.push(asset);
             }
         }
     }
     setup.await_verdicts(&minted).await?;
+    let stage = Stage {
+        file: file.clone(),
+        form,
+        kept: first.subject,
+        contested: contested.clone().into(),
+        streams: accounts.len() as u64,
+    };
     Ok(Ready {
-        collection: form.collection,
-        streams: stream_plans(args, &form, holdings),
+        world: World {
+            collection: stage.form.collection,
+            kept_asset: stage.kept,
+            deposit,
+            accounts_a_stream: accounts[0].len() as u64,
+            prepared_sequence: setup.last_sequence,
+        },
+        edge: edge_side(args, &stage.form)?,
+        streams: stream_plans(args, &stage, holdings),
         accounts,
-        deposit,
+        contested,
     })
 }
 
-fn trades(args: &LoadArgs) -> bool {
-    args.scenario != ScenarioName::Mint
+/// Whether the scenario does more than mint.
+fn needs_world(file: &ScenarioFile) -> bool {
+    file.does(|action| action != Action::Mint)
 }
 
 fn creator(run: u64) -> Account {
     Account::from_name(&format!("load-{run:016x}-creator"))
 }
 
-/// At most 1,024 accounts in all, so that every balance can be read at the end.
-fn accounts(args: &LoadArgs, run: u64) -> Vec<Vec<Account>> {
-    let a_stream = (1024 / args.streams).clamp(4, 64);
-    let account =
-        |stream, number| Account::from_name(&format!("load-{run:016x}-{stream}-{number}"));
-    (0..args.streams)
-        .map(|stream| {
-            (0..a_stream)
-                .map(|number| account(stream, number))
-                .collect()
-        })
-        .collect()
+/// The accounts of one stream of a run.
+pub fn accounts_of_stream(run: u64, stream: u64, count: u64) -> Vec<Account> {
+    let account = |number| Account::from_name(&format!("load-{run:016x}-{stream}-{number}"));
+    (0..count).map(account).collect()
 }
 
-fn empty_holdings(args: &LoadArgs, accounts: &[Vec<Account>]) -> Vec<Holdings> {
+fn accounts(
+    args: &LoadArgs,
+    file: &ScenarioFile,
+    run: u64,
+) -> Result<Vec<Vec<Account>>, LoadError> {
+    let lanes = args.lanes()?;
+    let a_stream = (ACCOUNTS_MAX / lanes).min(file.world.accounts).max(4);
+    Ok((0..lanes)
+        .map(|stream| accounts_of_stream(run, stream, a_stream))
+        .collect())
+}
+
+fn empty_holdings(accounts: &[Vec<Account>]) -> Vec<Holdings> {
     accounts
         .iter()
-        .map(|of_stream| Holdings::new(of_stream, trades(args)))
+        .map(|of_stream| Holdings::new(of_stream))
         .collect()
 }
 
-/// Stream and owner of each asset that is there before the run, in the order of minting.
-fn places(args: &LoadArgs) -> impl Iterator<Item = (usize, u16)> {
-    let streams = args.streams;
-    let a_stream = (1024 / streams).clamp(4, 64);
-    (0..args.assets.max(2 * streams)).map(move |number| {
-        let of_stream = number / streams;
-        let owner = match of_stream % OPEN_EVERY {
-            4 => NOBODY,
-            _ => (of_stream % a_stream) as u16,
-        };
-        ((number % streams) as usize, owner)
-    })
+/// Where an asset of the beginning goes.
+#[derive(Clone, Copy)]
+enum Place {
+    Held { stream: usize, owner: u16 },
+    Contested,
 }
 
-fn stream_plans(args: &LoadArgs, form: &MintForm, holdings: Vec<Holdings>) -> Vec<StreamPlan> {
+fn put(
+    holdings: &mut [Holdings],
+    contested: &mut Vec<u64>,
+    place: Place,
+    asset: u64,
+    sequence: u64,
+) {
+    match place {
+        Place::Held { stream, owner } => holdings[stream].put(asset, owner, sequence),
+        Place::Contested => contested.push(asset),
+    }
+}
+
+/// The assets that are there before the run, in the order of minting: at least two for each stream.
+fn places(args: &LoadArgs, file: &ScenarioFile, accounts: &[Vec<Account>]) -> Vec<Place> {
+    let world = &file.world;
+    let lanes = accounts.len() as u64;
+    let contested =
+        |number: u64| world.contested_one_in != 0 && number.is_multiple_of(world.contested_one_in);
+    let mut places = Vec::new();
+    let mut held = 0;
+    let enough = |held: u64| held >= 2 * lanes || world.contested_one_in == 1;
+    while (places.len() as u64) < args.assets || !enough(held) {
+        if contested(places.len() as u64) {
+            places.push(Place::Contested);
+            continue;
+        }
+        let (stream, of_stream) = ((held % lanes) as usize, held / lanes);
+        held += 1;
+        let unowned = world.unowned_one_in;
+        let owner = match unowned != 0 && of_stream % unowned == unowned - 1 {
+            true => NOBODY,
+            false => (of_stream % accounts[stream].len() as u64) as u16,
+        };
+        places.push(Place::Held { stream, owner });
+    }
+    places
+}
+
+fn stream_plans(args: &LoadArgs, stage: &Stage, holdings: Vec<Holdings>) -> Vec<StreamPlan> {
     let plan = |(stream, holdings): (usize, Holdings)| {
         // An odd factor keeps the streams' seeds apart for every seed of the run.
         let seed = args
             .seed
             .wrapping_add((stream as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
-        let scenario: Box<dyn Scenario> = match args.scenario {
-            ScenarioName::Trade => Box::new(Trades::new(seed)),
-            ScenarioName::Mint => Box::new(Mints::new(form.clone(), seed)),
-            ScenarioName::Mixed => Box::new(Mixed::new(form.clone(), seed)),
-        };
-        StreamPlan { holdings, scenario }
+        let (rows, accounts) = (holdings.rows().len(), holdings.account_count());
+        let stream = stream as u64;
+        StreamPlan {
+            player: Player::new(stage.clone(), stream, rows, accounts.into(), seed),
+            holdings,
+        }
     };
     holdings.into_iter().enumerate().map(plan).collect()
+}
+
+/// Images that differ from the run's in bits which no eye and no auditor sees, so that each is content of its own.
+fn edge_side(args: &LoadArgs, form: &MintForm) -> Result<EdgeSide, LoadError> {
+    if args.mode != Mode::Edge {
+        return Ok(EdgeSide::default());
+    }
+    let failed = |cause: String| LoadError::Setup {
+        step: "images for the edge node",
+        cause,
+    };
+    let mut reader = png::Decoder::new(std::io::Cursor::new(CONTENT))
+        .read_info()
+        .map_err(|error| failed(error.to_string()))?;
+    let (width, height) = (reader.info().width, reader.info().height);
+    let (color, depth) = (reader.info().color_type, reader.info().bit_depth);
+    let mut pixels = vec![0; reader.output_buffer_size().unwrap_or_default()];
+    reader
+        .next_frame(&mut pixels)
+        .map_err(|error| failed(error.to_string()))?;
+    let mut random = ChaCha8Rng::seed_from_u64(args.seed);
+    let mut images = Vec::with_capacity(IMAGES);
+    for _ in 0..IMAGES {
+        let mut changed = pixels.clone();
+        for _ in 0..16 {
+            let place = random.random_range(0..changed.len());
+            changed[place] ^= 1;
+        }
+        let mut bytes = Vec::new();
+        let mut encoder = png::Encoder::new(&mut bytes, width, height);
+        encoder.set_color(color);
+        encoder.set_depth(depth);
+        encoder
+            .write_header()
+            .and_then(|mut writer| writer.write_image_data(&changed))
+            .map_err(|error| failed(error.to_string()))?;
+        images.push(bytes.into());
+    }
+    Ok(EdgeSide {
+        account: form.creator.clone(),
+        model: form.model.clone(),
+        images,
+    })
 }
 
 fn collection_spec(run: u64, verdict: Verdict) -> v1::CollectionSpec {
@@ -294,6 +431,7 @@ struct Setup {
     ledger: LedgerClient<Channel>,
     run: u64,
     number: u64,
+    last_sequence: u64,
 }
 
 impl Setup {
@@ -322,6 +460,7 @@ impl Setup {
             })?;
         let outcome = answer.into_inner().outcome.unwrap_or_default();
         check(step, &outcome)?;
+        self.last_sequence = self.last_sequence.max(outcome.sequence);
         Ok(outcome)
     }
 
@@ -411,6 +550,7 @@ impl Setup {
                     refused_for_now.insert(outcome.id);
                 } else {
                     check(step, &outcome)?;
+                    self.last_sequence = self.last_sequence.max(outcome.sequence);
                     outcomes[place] = Some(outcome);
                 }
             }

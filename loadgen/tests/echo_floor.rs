@@ -7,16 +7,15 @@ use karat_loadgen::args::{Action, Cli, LoadArgs};
 use karat_loadgen::floor::{Faults, Floor};
 use karat_loadgen::report::Report;
 use karat_loadgen::run;
+use karat_loadgen::scenario::file::BUILT_IN;
 
 fn load(arguments: &str) -> LoadArgs {
-    let words = [
-        "karat-load",
-        "floor",
-        "--warm-up-seconds",
-        "0",
-        "--seconds",
-        "1",
-    ];
+    let words = ["karat-load", "floor", "--warm-up-seconds", "0", "--quiet"];
+    let seconds = match arguments.contains("--seconds") {
+        true => "",
+        false => "--seconds 1 ",
+    };
+    let arguments = format!("{seconds}{arguments}");
     let cli = Cli::parse_from(words.into_iter().chain(arguments.split_whitespace()));
     match cli.action {
         Action::Floor(args) => args.load,
@@ -26,7 +25,7 @@ fn load(arguments: &str) -> LoadArgs {
 
 fn against(faults: Faults, arguments: &str) -> Report {
     let echo = Floor::start_faulty(faults).unwrap();
-    run::against_echo(&load(arguments), &echo).unwrap()
+    run::against_echo(&load(arguments), &echo).unwrap().report
 }
 
 #[test]
@@ -39,10 +38,8 @@ fn every_arrival_of_an_open_loop_is_sent_and_answered_once() {
     assert_eq!(report.counts.accepted, 3_000);
     assert_eq!(report.latency.count, 3_000);
     assert_eq!(report.scheduling_error.count, 1_000, "one a message");
-    assert_eq!(
-        report.books.sent_by_kind["mint"], 300,
-        "one of ten is a mint"
-    );
+    let mints = report.books.sent_by_kind["mint"];
+    assert!((200..400).contains(&mints), "{mints}: one of ten is a mint");
 }
 
 #[test]
@@ -51,6 +48,88 @@ fn latency_is_never_less_than_the_delay_of_sending() {
     assert!(report.passed(), "{}", report.render());
     assert!(report.latency.p50_us >= report.scheduling_error.p50_us);
     assert!(report.latency.max_us >= report.scheduling_error.max_us);
+}
+
+#[test]
+fn every_way_of_travelling_and_every_scenario_is_answered_once() {
+    let ways = [
+        "--mode submit --connections 2 --streams 3 --batch 2",
+        "--mode execute --connections 2 --streams 2",
+    ];
+    for (way, (scenario, _)) in ways.iter().cycle().zip(BUILT_IN) {
+        let arguments = format!("--rate 300 --drain-seconds 60 --scenario {scenario} {way}");
+        let report = against(Faults::default(), &arguments);
+        assert!(report.passed(), "{arguments}\n{}", report.render());
+        assert_eq!(report.books.sent, report.books.accepted, "{arguments}");
+    }
+    let arguments = "--mode edge --scenario mint --ack durable --rate 200 --batch 4 --streams 2";
+    let report = against(Faults::default(), arguments);
+    assert!(report.passed(), "{}", report.render());
+    assert_eq!(report.counts.accepted, 200);
+}
+
+#[test]
+fn two_runs_with_one_seed_send_the_same_commands_and_another_seed_sends_others() {
+    for (scenario, arrivals) in [
+        ("trade", "constant"),
+        ("mixed-day", "poisson"),
+        ("claim-stampede", "burst:3:400:50"),
+    ] {
+        let commands = |seed: u64| {
+            let arguments = format!(
+                "--rate 1500 --streams 3 --scenario {scenario} --arrivals {arrivals} --seed {seed} --drain-seconds 60"
+            );
+            let report = against(Faults::default(), &arguments);
+            assert!(report.passed(), "{arguments}\n{}", report.render());
+            assert_eq!(report.counts.skipped, 0, "{arguments}");
+            (report.commands, report.books.sent)
+        };
+        assert_eq!(commands(4), commands(4), "{scenario}");
+        assert_ne!(commands(4).0, commands(5).0, "{scenario}");
+    }
+}
+
+#[test]
+fn several_ack_levels_have_latencies_of_their_own() {
+    let report = against(
+        Faults::default(),
+        "--rate 1000 --ack sequenced,durable --drain-seconds 30",
+    );
+    assert!(report.passed(), "{}", report.render());
+    for level in ["sequenced", "durable"] {
+        assert_eq!(report.levels[level].count, 500, "every second message");
+    }
+    assert_eq!(report.latency.count, 1_000);
+}
+
+#[test]
+fn the_seconds_of_a_run_add_up_to_it() {
+    let report = against(
+        Faults::default(),
+        "--rate 1000 --seconds 3 --drain-seconds 30",
+    );
+    assert!(report.passed(), "{}", report.render());
+    assert!(report.seconds.len() >= 3, "{:?}", report.seconds);
+    let sent: u64 = report.seconds.iter().map(|second| second.sent).sum();
+    // What came in after the last whole second is in none.
+    assert!((2_000..=3_000).contains(&sent), "{sent} sent");
+    assert!(report.curve.len() > 10);
+}
+
+#[test]
+fn a_rate_that_no_machine_can_generate_is_said() {
+    // A million streams' messages a second from one thread: it gives up, and says how much it never sent.
+    let report = against(
+        Faults::default(),
+        "--rate 9000000 --seconds 1 --drain-seconds 60",
+    );
+    let reason = report
+        .rate_missed
+        .clone()
+        .unwrap_or_else(|| panic!("{}", report.render()));
+    assert!(reason.contains("behind its schedule"), "{reason}");
+    assert!(report.counts.skipped > 0);
+    assert!(report.render().contains("THE RATE WAS NOT GENERATED"));
 }
 
 #[test]

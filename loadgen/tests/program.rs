@@ -2,8 +2,12 @@
 
 #![allow(clippy::unwrap_used)] // A helper that cannot go on fails the test that called it.
 
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use karat_loadgen::report::Report;
 
 fn karat_load(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_karat-load"))
@@ -63,17 +67,186 @@ fn a_floor_writes_a_result_that_compare_reads() {
 }
 
 #[test]
-fn what_is_no_result_is_refused_by_name() {
+fn a_folder_holds_the_result_in_every_form_and_the_page_needs_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("other.json");
-    std::fs::write(&file, "{\"format\": 1}").unwrap();
-    let output = karat_load(&["compare", file.to_str().unwrap(), "nowhere.json"]);
+    let out = folder.path().join("new").join("result");
+    let words = "floor --rate 500 --seconds 2 --warm-up-seconds 0 --scenario mixed-day --out";
+    let words = words.split(' ').chain([out.to_str().unwrap()]);
+    let output = karat_load(&words.collect::<Vec<_>>());
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
+    // Plain lines on a pipe.
+    let lines = text(&output.stderr);
+    assert!(
+        lines.contains("1/2 s  sent") && !lines.contains('\x1b'),
+        "{lines}"
+    );
+    let hgrm = std::fs::read_to_string(out.join("latency-sequenced.hgrm")).unwrap();
+    assert!(
+        hgrm.contains("1/(1-Percentile)") && hgrm.contains("#[Max"),
+        "{hgrm}"
+    );
+    assert!(out.join("run.json").exists());
+    let page = std::fs::read_to_string(out.join("run.html")).unwrap();
+    for part in [
+        "<svg",
+        "Latency over percentiles",
+        "Latency over time",
+        "The books close",
+        "mixed-day",
+    ] {
+        assert!(page.contains(part), "{part} is missing");
+    }
+    for asset in [
+        "<script", "<link", "<img", "url(", "http://", "https://", "@import",
+    ] {
+        assert!(!page.contains(asset), "the page asks for {asset}");
+    }
+}
+
+#[test]
+fn a_bad_scenario_is_refused_with_its_place_before_anything_is_sent() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("mine.toml");
+    std::fs::write(
+        &file,
+        "format = 1\nname = \"mine\"\nabout = \"x\"\n[mix]\nsteal = 3\n",
+    )
+    .unwrap();
+    let output = karat_load(&["run", "--scenario", file.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(2));
     let error = text(&output.stderr);
     assert!(
-        error.contains("other.json: not a result of karat-load"),
+        error.contains("mine.toml") && error.contains("line 5"),
         "{error}"
     );
+    assert!(error.contains("unknown variant `steal`"), "{error}");
+
+    let output = karat_load(&["floor", "--scenario", "trading"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("claim-stampede"));
+}
+
+#[test]
+fn the_scenarios_are_listed() {
+    let list = text(&karat_load(&["scenarios"]).stdout);
+    assert_eq!(list.lines().count(), 9, "{list}");
+    assert!(list.contains("dead-letter-flood"), "{list}");
+}
+
+#[test]
+fn arguments_that_contradict_each_other_are_refused() {
+    for (arguments, reason) in [
+        ("--mode execute --batch 2", "one command a call"),
+        ("--mode edge --scenario mint", "say --ack durable"),
+        ("--mode edge --ack durable", "an edge node only mints"),
+        ("--connections 256 --streams 256", "there may be 1024"),
+        (
+            "--scenario mixed-day --arrivals ramp",
+            "phases with rates of their own",
+        ),
+        ("--arrivals sawtooth", "is not constant, poisson"),
+    ] {
+        let words: Vec<&str> = ["floor"].into_iter().chain(arguments.split(' ')).collect();
+        let output = karat_load(&words);
+        assert_eq!(output.status.code(), Some(2), "{arguments}");
+        assert!(
+            text(&output.stderr).contains(reason),
+            "{arguments}: {}",
+            text(&output.stderr)
+        );
+    }
+}
+
+/// A process that ends with the test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn signal(child: &Child, name: &str) {
+    let command = format!("kill -{name} {}", child.id());
+    assert!(
+        Command::new("sh")
+            .args(["-c", &command])
+            .status()
+            .unwrap()
+            .success()
+    );
+}
+
+/// Nothing here is a speed: a target that stands still for a second delays all that was due in that second, however fast
+/// or slow the machine is, because latency counts from when a command was due.
+#[test]
+fn a_target_that_was_stopped_for_a_second_shows_it_in_the_percentiles() {
+    let program = env!("CARGO_BIN_EXE_karat-load");
+    let mut echo = Running(
+        Command::new(program)
+            .arg("echo")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap(),
+    );
+    let mut address = String::new();
+    BufReader::new(echo.0.stdout.take().unwrap())
+        .read_line(&mut address)
+        .unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("floor.json");
+    let words = "floor --rate 500 --seconds 4 --warm-up-seconds 0 --drain-seconds 60 --target";
+    let mut load = Command::new(program)
+        .args(words.split(' '))
+        .args([address.trim(), "--json", json.to_str().unwrap()])
+        .stderr(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    // The first line says that the first second is over.
+    let mut lines = BufReader::new(load.stderr.take().unwrap());
+    let mut line = String::new();
+    lines.read_line(&mut line).unwrap();
+    assert!(line.contains("1/4 s"), "{line}");
+    signal(&echo.0, "STOP");
+    std::thread::sleep(Duration::from_millis(1_100));
+    signal(&echo.0, "CONT");
+    let mut rest = String::new();
+    lines.read_to_string(&mut rest).unwrap();
+    assert_eq!(load.wait().unwrap().code(), Some(0), "{rest}");
+
+    let report = Report::read(&json).unwrap();
+    assert_eq!((report.counts.accepted, report.counts.skipped), (2_000, 0));
+    let latency = &report.latency;
+    assert!(latency.max_us >= 1_000_000.0, "{latency:?}");
+    // p99.9 of 2,000 is the second largest: due 2 ms later than the largest.
+    assert!(latency.p99_9_us >= 900_000.0, "{latency:?}");
+    // A quarter of all commands was due while it stood still, and waited half a second on average.
+    assert!(latency.p90_us >= 300_000.0, "{latency:?}");
+    let worst = report
+        .seconds
+        .iter()
+        .map(|one| one.max_us)
+        .fold(0.0, f64::max);
+    assert!(worst >= 1_000_000.0, "{:?}", report.seconds);
+}
+
+#[test]
+fn what_is_no_result_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("other.json");
+    for (content, reason) in [
+        ("{\"format\": 2}", "other.json: not a result of karat-load"),
+        ("{\"format\": 99}", "its format is 99"),
+        ("}", "not a result of karat-load"),
+    ] {
+        std::fs::write(&file, content).unwrap();
+        let output = karat_load(&["compare", file.to_str().unwrap(), "nowhere.json"]);
+        assert_eq!(output.status.code(), Some(2));
+        let error = text(&output.stderr);
+        assert!(error.contains(reason), "{error}");
+    }
 }
 
 #[test]

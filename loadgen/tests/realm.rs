@@ -6,18 +6,25 @@ mod common;
 
 use clap::Parser as _;
 use common::{Faults, Realm};
-use karat_loadgen::args::{Action, Cli};
+use karat_loadgen::args::{Action, CheckArgs, Cli};
+use karat_loadgen::check::check;
 use karat_loadgen::error::LoadError;
 use karat_loadgen::report::Report;
-use karat_loadgen::run;
+use karat_loadgen::report::books_path;
+use karat_loadgen::run::{self, Outcome};
+use karat_loadgen::scenario::file::BUILT_IN;
 
 fn try_run(faults: Faults, arguments: &str) -> Result<Report, LoadError> {
-    let target = Realm::start(faults);
+    try_against(&Realm::start(faults), arguments).map(|outcome| outcome.report)
+}
+
+fn try_against(target: &str, arguments: &str) -> Result<Outcome, LoadError> {
     let words = [
         "karat-load",
         "run",
         "--target",
-        &target,
+        target,
+        "--quiet",
         "--warm-up-seconds",
         "0",
         "--seconds",
@@ -53,18 +60,62 @@ fn trades_are_all_accepted_and_owners_and_balances_agree() {
 #[test]
 fn mints_and_a_mixed_load_are_all_accepted_and_their_owners_agree() {
     for scenario in ["mint", "mixed"] {
-        let arguments = format!("--scenario {scenario} --rate max --batch 8 --assets 500");
+        let arguments = format!("--scenario {scenario} --rate 4000 --batch 8 --assets 500");
         let report = run(Faults::default(), &arguments);
         assert!(report.passed(), "{scenario}: {}", report.render());
         assert_eq!(report.books.refused, 0);
         assert!(report.books.sent_by_kind["mint"] > 0);
-        assert_eq!(report.books.checked.unwrap().assets, 1_000);
+        assert!(report.books.checked.unwrap().assets > 800);
+    }
+}
+
+#[test]
+fn every_scenario_closes_its_books_with_outcomes_events_and_state() {
+    for (scenario, _) in BUILT_IN {
+        let arguments = format!(
+            "--scenario {scenario} --rate 1500 --streams 2 --connections 2 --assets 1000 --floor-seconds 0"
+        );
+        let report = run(Faults::default(), &arguments);
+        assert!(report.passed(), "{scenario}: {}", report.render());
+        let (books, events) = (&report.books, report.books.events.as_ref().unwrap());
+        assert_eq!(books.unanswered, 0);
+        assert_eq!(events.found, books.accepted, "{scenario}");
+        // Those that the door refused have no place in the order.
+        assert!(events.refused <= books.refused, "{scenario}");
+        match scenario {
+            "claim-stampede" => {
+                // 1,500 claims, fifty on each asset.
+                assert_eq!(books.accepted, 32, "{}", report.render());
+                assert_eq!(report.refusals["206 AlreadyOwned"], 1_500 - 32);
+            }
+            "dead-letter-flood" => {
+                assert!(books.refused > 1_200, "{}", report.render());
+                assert_eq!(report.refusals.len(), 7, "{}", report.render());
+            }
+            "mixed-day" => assert!(books.refused > 0),
+            _ => assert_eq!(books.refused, 0, "{scenario}: {}", report.render()),
+        }
+    }
+}
+
+#[test]
+fn calls_and_edge_nodes_close_their_books_too() {
+    for arguments in [
+        "--mode execute --scenario dead-letter-flood --rate 500 --assets 200",
+        "--mode execute --connections 2 --scenario mixed --rate 500 --assets 2000",
+        "--mode edge --scenario mint --ack durable --rate 300 --batch 5 --streams 2",
+    ] {
+        let report = run(Faults::default(), &format!("{arguments} --floor-seconds 0"));
+        assert!(report.passed(), "{arguments}: {}", report.render());
+        let events = report.books.events.as_ref().unwrap();
+        assert_eq!(events.found, report.books.accepted, "{arguments}");
+        assert!(report.books.accepted > 0, "{arguments}");
     }
 }
 
 #[test]
 fn a_run_with_floor_holds_both_and_their_ratios() {
-    let arguments = "--rate 500 --assets 100 --with-floor";
+    let arguments = "--rate 500 --assets 100 --floor-seconds 1";
     let report = run(Faults::default(), arguments);
     assert!(report.passed(), "{}", report.render());
     assert_eq!(report.floor.as_ref().unwrap().counts.accepted, 500);
@@ -104,6 +155,126 @@ fn a_price_that_lost_a_unit_is_found_by_account_and_in_the_sum() {
             "{named:?}"
         );
     }
+}
+
+/// Runs until the books do not close, and returns what they name.
+fn named(faults: Faults, arguments: &str) -> Vec<String> {
+    let report = run(faults, &format!("{arguments} --floor-seconds 0"));
+    assert!(!report.passed(), "{}", report.render());
+    report.books.problems.named
+}
+
+#[test]
+fn commands_that_did_nothing_too_much_or_something_else_are_named_by_their_events() {
+    let forgotten = Faults {
+        forget_transfer_every: 200,
+        ..Faults::default()
+    };
+    let doubled = Faults {
+        extra_transfer_every: 200,
+        ..Faults::default()
+    };
+    let done_all_the_same = Faults {
+        refuse_and_do_every: 50,
+        ..Faults::default()
+    };
+    let flood = "--scenario dead-letter-flood --rate 1000 --assets 1000";
+    for (faults, arguments, what) in [
+        (
+            forgotten,
+            "--rate 1000 --assets 1000",
+            "but nothing happened there",
+        ),
+        (
+            doubled,
+            "--rate 1000 --assets 1000",
+            "is not what it asked for",
+        ),
+        (done_all_the_same, flood, "refused, but changed something"),
+    ] {
+        let named = named(faults, arguments);
+        let one = named.iter().find(|one| one.contains(what));
+        let one = one.unwrap_or_else(|| panic!("{what} is not in {named:?}"));
+        assert!(one.starts_with("command "), "{one}");
+    }
+}
+
+#[test]
+fn a_loser_that_is_told_the_wrong_winner_is_named() {
+    let faults = Faults {
+        wrong_winner_every: 40,
+        ..Faults::default()
+    };
+    let named = named(faults, "--scenario claim-stampede --rate 1000 --assets 100");
+    assert!(
+        named.iter().any(|one| one.contains("told that")),
+        "{named:?}"
+    );
+}
+
+#[test]
+fn events_that_cannot_be_read_keep_the_books_open() {
+    let faults = Faults {
+        no_events: true,
+        ..Faults::default()
+    };
+    let named = named(faults, "--rate 500 --assets 100");
+    assert!(named[0].contains("could not be read"), "{named:?}");
+}
+
+#[test]
+fn what_a_dying_target_acknowledged_is_found_after_it_came_back_and_what_it_lost_is_named() {
+    let realm = Realm::with(Faults::default());
+    let target = realm.serve();
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("run.json");
+    // Setup has some 500 commands, the run 2,000.
+    realm.set_faults(Faults {
+        die_after: 1_500,
+        ..Faults::default()
+    });
+    let arguments = "--rate 2000 --assets 300 --batch 3 --streams 2 --floor-seconds 0";
+    let outcome = try_against(&target, arguments).unwrap();
+    let report = &outcome.report;
+    assert!(!report.passed());
+    let broken = report.books.broken.clone().unwrap();
+    assert!(broken.contains("dies on purpose"), "{broken}");
+    assert!(report.books.accepted > 0 && report.books.unanswered > 0);
+    report.write(&json).unwrap();
+    outcome.records.write(&books_path(&json)).unwrap();
+
+    // The same state, served again.
+    realm.set_faults(Faults::default());
+    let args = CheckArgs {
+        run: json,
+        target: realm.serve(),
+    };
+    let found = check(&args).unwrap();
+    assert!(found.passed(), "{}", found.render());
+    assert_eq!(found.events.found, report.books.accepted);
+    assert_eq!(found.unanswered, report.books.unanswered);
+    // The last message was applied, and its answer lost.
+    assert!(found.events.unanswered_applied > 0, "{}", found.render());
+    assert!(found.checked.accounts > 0 && found.checked.assets > 0);
+
+    realm.lose_events(20);
+    let found = check(&args).unwrap();
+    assert!(!found.passed());
+    assert!(
+        found.render().contains("nothing happened there"),
+        "{}",
+        found.render()
+    );
+}
+
+#[test]
+fn more_commands_than_are_kept_are_said_and_the_rest_is_still_compared() {
+    let arguments = "--rate 1000 --assets 500 --floor-seconds 0 --records-max 600";
+    let report = run(Faults::default(), arguments);
+    assert!(report.passed(), "{}", report.render());
+    let events = report.books.events.clone().unwrap();
+    assert_eq!((events.found, events.left_out), (600, 400));
+    assert!(report.render().contains("400 not looked for"));
 }
 
 #[test]

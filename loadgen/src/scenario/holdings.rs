@@ -6,26 +6,39 @@ use karat_proto::{Account, Code};
 /// Owner of a row that nobody owns.
 pub const NOBODY: u16 = u16::MAX;
 
-/// Most assets that a stream keeps in mind. Beyond it, new ones take the places of old ones in scenarios that do not trade,
-/// and are left out of the final sample in those that do. 24 MiB at most.
-const ROWS_MAX: usize = 1 << 20;
+/// Most minted assets that a stream keeps in mind for the final sample; later ones take the places of earlier ones.
+const MINTED_MAX: usize = 1 << 16;
 
-/// Kinds of commands that scenarios send.
+/// Kinds of commands that scenarios send, as reports name them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// A mint.
     Mint,
     /// A transfer.
     Transfer,
-    /// An exchange of an asset for currency.
+    /// An exchange of assets for currency.
     Exchange,
-    /// A claim.
+    /// A claim of an asset that no other stream claims.
     Claim,
+    /// A claim of an asset that every stream claims.
+    Contest,
+    /// A revision.
+    Revise,
+    /// A command that must be refused.
+    Wrong,
 }
 
 impl Kind {
-    /// Every kind.
-    pub const ALL: [Kind; 4] = [Kind::Mint, Kind::Transfer, Kind::Exchange, Kind::Claim];
+    /// Every kind, in the order of their numbers.
+    pub const ALL: [Kind; 7] = [
+        Kind::Mint,
+        Kind::Transfer,
+        Kind::Exchange,
+        Kind::Claim,
+        Kind::Contest,
+        Kind::Revise,
+        Kind::Wrong,
+    ];
 
     /// As reports name it.
     pub fn name(self) -> &'static str {
@@ -34,6 +47,9 @@ impl Kind {
             Kind::Transfer => "transfer",
             Kind::Exchange => "exchange",
             Kind::Claim => "claim",
+            Kind::Contest => "contested claim",
+            Kind::Revise => "revise",
+            Kind::Wrong => "wrong on purpose",
         }
     }
 }
@@ -43,7 +59,7 @@ impl Kind {
 pub enum Effect {
     /// A new asset belongs to `owner`.
     Mint {
-        /// Account, or [`NOBODY`].
+        /// Account.
         owner: u16,
     },
     /// The asset belongs to `to`.
@@ -53,16 +69,10 @@ pub enum Effect {
         /// To whom.
         to: u16,
     },
-    /// The asset belongs to `buyer`, and `amount` to `seller`.
+    /// Assets and currency change hands.
     Exchange {
-        /// Which.
-        row: u32,
-        /// Who gives it.
-        seller: u16,
-        /// Who pays for it.
-        buyer: u16,
-        /// How much, minor units.
-        amount: u32,
+        /// Where [`Holdings`] keeps its parts while it is under way.
+        place: u32,
     },
     /// The asset that nobody owned belongs to `to`.
     Claim {
@@ -70,6 +80,25 @@ pub enum Effect {
         row: u32,
         /// To whom.
         to: u16,
+    },
+    /// The contested asset belongs to `to`, if nobody was faster.
+    Contest {
+        /// Its place among the contested assets of the run.
+        place: u32,
+        /// To whom.
+        to: u16,
+    },
+    /// The asset has a new version.
+    Revise {
+        /// Which.
+        row: u32,
+        /// The new version.
+        version: u32,
+    },
+    /// Nothing: it must be refused with this code.
+    Wrong {
+        /// Which.
+        code: u16,
     },
 }
 
@@ -81,8 +110,24 @@ impl Effect {
             Effect::Transfer { .. } => Kind::Transfer,
             Effect::Exchange { .. } => Kind::Exchange,
             Effect::Claim { .. } => Kind::Claim,
+            Effect::Contest { .. } => Kind::Contest,
+            Effect::Revise { .. } => Kind::Revise,
+            Effect::Wrong { .. } => Kind::Wrong,
         }
     }
+}
+
+/// One asset of an exchange, and what is paid for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Which.
+    pub row: u32,
+    /// Who gives it.
+    pub seller: u16,
+    /// Who pays for it.
+    pub buyer: u16,
+    /// How much, minor units.
+    pub amount: u32,
 }
 
 /// One asset.
@@ -96,33 +141,60 @@ pub struct Row {
     pub owner: u16,
     /// Its owner if everything under way is accepted: what the next command builds on.
     pub believed: u16,
+    /// Its version by the accepted outcomes.
+    pub version: u32,
+    /// Its version if everything under way is accepted.
+    pub believed_version: u32,
     /// The ledger said that nothing can be done with it (rejected, frozen, not active).
     pub stuck: bool,
+}
+
+impl Row {
+    fn new(asset: u64, owner: u16, sequence: u64) -> Row {
+        Row {
+            asset,
+            sequence,
+            owner,
+            believed: owner,
+            version: 1,
+            believed_version: 1,
+            stuck: false,
+        }
+    }
 }
 
 /// What one stream's accounts hold.
 pub struct Holdings {
     accounts: Vec<Bytes>,
     rows: Vec<Row>,
+    /// Assets that the run minted. No command is about them: their numbers are known only by their outcomes, and an open
+    /// loop waits for none.
+    minted: Vec<Row>,
+    minted_count: usize,
     /// Rows that nobody owns or is claiming.
     open: Vec<u32>,
+    /// Exchanges under way.
+    exchanges: Vec<Box<[Part]>>,
+    exchanges_free: Vec<u32>,
     /// What each account has more or less than at the beginning, minor units.
     changes: Vec<i128>,
-    trades: bool,
 }
 
 impl Holdings {
-    /// `accounts` with nothing. `trades` says whether minted assets will be traded and must all be kept in mind.
-    pub fn new(accounts: &[Account], trades: bool) -> Holdings {
+    /// `accounts` with nothing.
+    pub fn new(accounts: &[Account]) -> Holdings {
         Holdings {
             accounts: accounts
                 .iter()
                 .map(|account| Bytes::copy_from_slice(&account.0))
                 .collect(),
             rows: Vec::new(),
+            minted: Vec::new(),
+            minted_count: 0,
             open: Vec::new(),
+            exchanges: Vec::new(),
+            exchanges_free: Vec::new(),
             changes: vec![0; accounts.len()],
-            trades,
         }
     }
 
@@ -131,13 +203,7 @@ impl Holdings {
         if owner == NOBODY {
             self.open.push(self.rows.len() as u32);
         }
-        self.rows.push(Row {
-            asset,
-            sequence,
-            owner,
-            believed: owner,
-            stuck: false,
-        });
+        self.rows.push(Row::new(asset, owner, sequence));
     }
 
     /// How many accounts there are.
@@ -153,9 +219,14 @@ impl Holdings {
             .unwrap_or_default()
     }
 
-    /// Every asset kept in mind.
+    /// Every asset that was there before the run.
     pub fn rows(&self) -> &[Row] {
         &self.rows
+    }
+
+    /// Every asset kept in mind, those that the run minted included.
+    pub fn all_rows(&self) -> impl Iterator<Item = &Row> {
+        self.rows.iter().chain(&self.minted)
     }
 
     /// What each account gained or lost.
@@ -163,7 +234,7 @@ impl Holdings {
         &self.changes
     }
 
-    /// A row that an account is believed to own, found from a random `start`. `None` when a short search finds none.
+    /// A row that an account is believed to own, found from `start` on. `None` when a short search finds none.
     pub fn tradable(&self, start: usize) -> Option<u32> {
         let count = self.rows.len();
         // Four of five rows are owned unless the ledger refuses them all: 64 tries do not miss by chance.
@@ -180,19 +251,44 @@ impl Holdings {
         Some(row)
     }
 
-    /// The asset of a row.
-    pub fn asset(&self, row: u32) -> u64 {
-        self.rows[row as usize].asset
-    }
-
-    /// Who owns a row if everything under way is accepted.
-    pub fn believed(&self, row: u32) -> u16 {
-        self.rows[row as usize].believed
+    /// One row.
+    pub fn row(&self, row: u32) -> &Row {
+        &self.rows[row as usize]
     }
 
     /// A command that gives a row to `account` is under way.
     pub fn believe(&mut self, row: u32, account: u16) {
         self.rows[row as usize].believed = account;
+    }
+
+    /// A revision is under way; returns the version that it makes.
+    pub fn believe_revised(&mut self, row: u32) -> u32 {
+        let row = &mut self.rows[row as usize];
+        row.believed_version += 1;
+        row.believed_version
+    }
+
+    /// An exchange is under way.
+    pub fn keep_exchange(&mut self, parts: Box<[Part]>) -> Effect {
+        for part in &parts {
+            self.believe(part.row, part.buyer);
+        }
+        let place = match self.exchanges_free.pop() {
+            Some(place) => {
+                self.exchanges[place as usize] = parts;
+                place
+            }
+            None => {
+                self.exchanges.push(parts);
+                self.exchanges.len() as u32 - 1
+            }
+        };
+        Effect::Exchange { place }
+    }
+
+    fn take_exchange(&mut self, place: u32) -> Box<[Part]> {
+        self.exchanges_free.push(place);
+        std::mem::take(&mut self.exchanges[place as usize])
     }
 
     /// An accepted outcome. Outcomes may come in any order: the largest sequence decides who owns an asset.
@@ -202,52 +298,63 @@ impl Holdings {
             Effect::Transfer { row, to } | Effect::Claim { row, to } => {
                 self.owned_by(row, to, sequence);
             }
-            Effect::Exchange {
-                row,
-                seller,
-                buyer,
-                amount,
-            } => {
-                self.owned_by(row, buyer, sequence);
-                self.changes[usize::from(seller)] += i128::from(amount);
-                self.changes[usize::from(buyer)] -= i128::from(amount);
+            Effect::Exchange { place } => {
+                for part in self.take_exchange(place) {
+                    self.owned_by(part.row, part.buyer, sequence);
+                    self.changes[usize::from(part.seller)] += i128::from(part.amount);
+                    self.changes[usize::from(part.buyer)] -= i128::from(part.amount);
+                }
             }
+            Effect::Revise { row, version } => {
+                let row = &mut self.rows[row as usize];
+                row.version = row.version.max(version);
+            }
+            Effect::Contest { .. } | Effect::Wrong { .. } => {}
         }
     }
 
     /// A refusal: what was believed did not come true, so the next command starts from what is known.
     pub fn refused(&mut self, effect: Effect, code: u32) {
-        let (Effect::Transfer { row, .. }
-        | Effect::Claim { row, .. }
-        | Effect::Exchange { row, .. }) = effect
-        else {
-            return;
-        };
-        let place = row as usize;
-        let is = |one: Code| code == one as u32;
-        self.rows[place].believed = self.rows[place].owner;
-        self.rows[place].stuck |= is(Code::AssetEnded)
-            || is(Code::AssetFrozen)
-            || is(Code::NotActive)
-            || is(Code::UnknownAsset);
-        let claim = matches!(effect, Effect::Claim { .. });
-        if claim && self.rows[place].owner == NOBODY && !self.rows[place].stuck {
+        match effect {
+            Effect::Transfer { row, .. }
+            | Effect::Claim { row, .. }
+            | Effect::Revise { row, .. } => self.disbelieve(row, code),
+            Effect::Exchange { place } => {
+                for part in self.take_exchange(place) {
+                    self.disbelieve(part.row, 0);
+                }
+            }
+            Effect::Mint { .. } | Effect::Contest { .. } | Effect::Wrong { .. } => return,
+        }
+        if let Effect::Claim { row, .. } = effect
+            && self.row(row).owner == NOBODY
+            && !self.row(row).stuck
+        {
             self.open.push(row);
         }
     }
 
+    fn disbelieve(&mut self, row: u32, code: u32) {
+        let row = &mut self.rows[row as usize];
+        row.believed = row.owner;
+        row.believed_version = row.version;
+        row.stuck |= [
+            Code::AssetEnded,
+            Code::AssetFrozen,
+            Code::NotActive,
+            Code::UnknownAsset,
+        ]
+        .iter()
+        .any(|one| code == *one as u32);
+    }
+
     fn minted(&mut self, asset: u64, owner: u16, sequence: u64) {
-        if self.rows.len() < ROWS_MAX {
-            self.put(asset, owner, sequence);
-        } else if !self.trades {
-            self.rows[asset as usize % ROWS_MAX] = Row {
-                asset,
-                sequence,
-                owner,
-                believed: owner,
-                stuck: false,
-            };
+        let row = Row::new(asset, owner, sequence);
+        match self.minted.len() < MINTED_MAX {
+            true => self.minted.push(row),
+            false => self.minted[self.minted_count % MINTED_MAX] = row,
         }
+        self.minted_count += 1;
     }
 
     fn owned_by(&mut self, row: u32, account: u16, sequence: u64) {
@@ -267,9 +374,10 @@ mod tests {
         let accounts: Vec<Account> = (0..4)
             .map(|n| Account::from_name(&format!("a{n}")))
             .collect();
-        let mut holdings = Holdings::new(&accounts, true);
+        let mut holdings = Holdings::new(&accounts);
         holdings.put(11, 0, 1);
         holdings.put(12, NOBODY, 2);
+        holdings.put(13, 1, 3);
         holdings
     }
 
@@ -282,17 +390,35 @@ mod tests {
     }
 
     #[test]
-    fn an_exchange_moves_asset_and_currency_and_currency_sums_to_zero() {
+    fn an_exchange_moves_assets_and_currency_and_currency_sums_to_zero() {
         let mut holdings = holdings();
-        let effect = Effect::Exchange {
+        let part = |row, seller, amount| Part {
+            row,
+            seller,
+            buyer: 3,
+            amount,
+        };
+        let effect = holdings.keep_exchange([part(0, 0, 25), part(2, 1, 5)].into());
+        assert_eq!(holdings.row(2).believed, 3);
+        holdings.accepted(effect, 5, 0);
+        assert_eq!((holdings.row(0).owner, holdings.row(2).owner), (3, 3));
+        assert_eq!(holdings.changes(), [25, 5, 0, -30]);
+    }
+
+    #[test]
+    fn a_refused_exchange_changes_nothing_and_its_place_is_used_again() {
+        let mut holdings = holdings();
+        let part = Part {
             row: 0,
             seller: 0,
             buyer: 3,
             amount: 25,
         };
-        holdings.accepted(effect, 5, 0);
-        assert_eq!(holdings.rows()[0].owner, 3);
-        assert_eq!(holdings.changes(), [25, 0, 0, -25]);
+        let effect = holdings.keep_exchange([part].into());
+        holdings.refused(effect, Code::Overloaded as u32);
+        assert_eq!(holdings.row(0).believed, 0);
+        assert_eq!(holdings.changes(), [0; 4]);
+        assert_eq!(holdings.keep_exchange([part].into()), effect);
     }
 
     #[test]
@@ -306,16 +432,23 @@ mod tests {
         assert_eq!(holdings.take_open(3), None);
         assert_eq!(
             holdings.tradable(1),
-            Some(0),
+            Some(2),
             "the row that nobody owns is no choice"
         );
     }
 
     #[test]
-    fn a_refused_transfer_takes_belief_back_to_what_is_known() {
+    fn a_refused_transfer_or_revision_takes_belief_back_to_what_is_known() {
         let mut holdings = holdings();
         holdings.believe(0, 3);
         holdings.refused(Effect::Transfer { row: 0, to: 3 }, Code::RateLimited as u32);
-        assert_eq!(holdings.believed(0), 0);
+        assert_eq!(holdings.row(0).believed, 0);
+        let version = holdings.believe_revised(0);
+        assert_eq!(version, 2);
+        holdings.refused(Effect::Revise { row: 0, version }, Code::RateLimited as u32);
+        assert_eq!(holdings.row(0).believed_version, 1);
+        let version = holdings.believe_revised(0);
+        holdings.accepted(Effect::Revise { row: 0, version }, 9, 11);
+        assert_eq!(holdings.row(0).version, 2);
     }
 }

@@ -2,11 +2,9 @@
 
 use bytes::Bytes;
 use karat_proto::v1;
-use rand::{Rng as _, RngCore as _, SeedableRng as _};
+use rand::RngCore as _;
 use rand_chacha::ChaCha8Rng;
 use sha2::Digest as _;
-
-use super::{Draft, Effect, Holdings, Scenario};
 
 /// The image that every minted asset has. The first mint carries it, later ones name its digest.
 ///
@@ -67,32 +65,19 @@ impl MintForm {
     }
 }
 
-/// Mints without end.
-pub struct Mints {
-    form: MintForm,
-    random: ChaCha8Rng,
-}
-
-impl Mints {
-    /// Mints of this form, for random accounts of the stream.
-    pub fn new(form: MintForm, seed: u64) -> Mints {
-        Mints {
-            form,
-            random: ChaCha8Rng::seed_from_u64(seed),
-        }
-    }
-}
-
-impl Scenario for Mints {
-    fn next(&mut self, holdings: &mut Holdings) -> Draft {
-        let owner = self.random.random_range(0..holdings.account_count());
-        let mint = self
-            .form
-            .mint(holdings.account(owner), Bytes::new(), &mut self.random);
-        Draft {
-            actor: self.form.creator.clone(),
-            command: v1::command::Kind::Mint(mint),
-            effect: Effect::Mint { owner },
+impl MintForm {
+    /// A new version of an asset: another seed, the same image.
+    pub fn revise(&self, asset: u64, version: u32, random: &mut ChaCha8Rng) -> v1::Revise {
+        let mint = self.mint(Bytes::new(), Bytes::new(), random);
+        v1::Revise {
+            asset,
+            version,
+            collection: self.collection,
+            digest: mint.digest,
+            size: mint.size,
+            traits: mint.traits,
+            lineage: mint.lineage,
+            content: Bytes::new(),
         }
     }
 }

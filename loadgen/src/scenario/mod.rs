@@ -1,20 +1,25 @@
 //! What the commands of a run do.
 //!
-//! Each stream has its own accounts and assets ([`Holdings`]) and its own seeded randomness, so nothing that another stream
-//! does can change what a command of this one should come to.
+//! A scenario is a file ([`file`]); each stream has a [`Player`] of it, with accounts and assets of its own ([`Holdings`])
+//! and its own seeded randomness, so that nothing that another stream does can change what a command of this one should
+//! come to. Only contested assets belong to all streams.
 
+pub mod changes;
+pub mod file;
 mod holdings;
 mod mint;
-mod mixed;
-mod trade;
+mod player;
+#[cfg(test)]
+mod player_tests;
+mod popularity;
 
 use bytes::Bytes;
 use karat_proto::v1;
 
-pub use holdings::{Effect, Holdings, Kind, NOBODY, Row};
-pub use mint::{CONTENT, MintForm, Mints, TRAITS, content_digest};
-pub use mixed::Mixed;
-pub use trade::Trades;
+pub use file::ScenarioFile;
+pub use holdings::{Effect, Holdings, Kind, NOBODY, Part, Row};
+pub use mint::{CONTENT, MintForm, TRAITS, content_digest};
+pub use player::{Action, Player, Stage};
 
 /// A command before it has its id, and what it changes if it is accepted.
 pub struct Draft {
@@ -22,12 +27,10 @@ pub struct Draft {
     pub actor: Bytes,
     /// What is asked for.
     pub command: v1::command::Kind,
-    /// What it changes.
+    /// What it changes in the stream's holdings.
     pub effect: Effect,
-}
-
-/// Thinks up the commands of one stream, without end.
-pub trait Scenario {
-    /// The next command, given what the stream believes it holds; the belief moves on with it.
-    fn next(&mut self, holdings: &mut Holdings) -> Draft;
+    /// The fingerprint of what its events must say.
+    pub changes: u64,
+    /// A fingerprint of the command that is the same in every run with the same seed, whatever numbers and names that run has.
+    pub digest: u64,
 }

@@ -1,7 +1,10 @@
 //! What the outcomes promised against what the target says it holds.
 
+pub mod events;
+
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::StreamExt as _;
 use karat_proto::v1::ledger_client::LedgerClient;
 use karat_proto::{Account, v1};
@@ -13,6 +16,7 @@ use tonic::transport::Channel;
 
 use crate::books::Problems;
 use crate::client::chain;
+use crate::contests::Won;
 use crate::scenario::Holdings;
 
 /// Assets that are read back.
@@ -36,17 +40,51 @@ pub struct Checked {
     pub deposit_sum: u64,
 }
 
-/// Compares a sample of assets and every balance; what does not agree is noted, by name.
+/// An asset, and who must own it.
+#[derive(Clone, Debug)]
+pub struct ExpectedAsset {
+    /// Its number.
+    pub asset: u64,
+    /// 20 bytes; none for nobody.
+    pub owner: Bytes,
+    /// Sequence of the command that gave it.
+    pub sequence: u64,
+}
+
+/// What the outcomes promised: of each asset its owner, in no order.
+pub fn promised(holdings: &[Holdings], contested: &[(u64, Option<Won>)]) -> Vec<ExpectedAsset> {
+    let rows = holdings.iter().flat_map(|one| {
+        one.all_rows().map(move |row| ExpectedAsset {
+            asset: row.asset,
+            owner: one.account(row.owner),
+            sequence: row.sequence,
+        })
+    });
+    let contested = contested.iter().map(|(asset, won)| {
+        let owner = won.map_or(Bytes::new(), |won| {
+            holdings[(won.place >> 48) as usize].account(won.account)
+        });
+        ExpectedAsset {
+            asset: *asset,
+            owner,
+            sequence: won.map_or(0, |won| won.sequence),
+        }
+    });
+    rows.chain(contested).collect()
+}
+
+/// Compares a sample of assets and every balance; what does not agree is noted, by name. `changes` are what each account
+/// of `accounts` has more or less than the deposit.
 pub async fn check(
     channel: Channel,
-    holdings: &[Holdings],
-    accounts: &[Vec<Account>],
+    assets: &[ExpectedAsset],
+    balances: &[(Account, i128)],
     deposit: u64,
     seed: u64,
     problems: &mut Problems,
 ) -> Checked {
     let ledger = LedgerClient::new(channel);
-    let assets = check_assets(&ledger, holdings, seed, problems).await;
+    let assets = check_assets(&ledger, assets, seed, problems).await;
     let mut checked = Checked {
         assets,
         ..Checked::default()
@@ -54,12 +92,10 @@ pub async fn check(
     if deposit == 0 {
         return checked;
     }
-    let mut expected = Vec::new();
-    for (holdings, accounts) in holdings.iter().zip(accounts) {
-        for (account, change) in accounts.iter().zip(holdings.changes()) {
-            expected.push((*account, i128::from(deposit) + change));
-        }
-    }
+    let expected: Vec<_> = balances
+        .iter()
+        .map(|(account, change)| (*account, i128::from(deposit) + change))
+        .collect();
     checked.accounts = expected.len() as u64;
     checked.deposit_sum = deposit * checked.accounts;
     checked.balance_sum = check_balances(&ledger, &expected, problems).await;
@@ -74,35 +110,16 @@ pub async fn check(
     checked
 }
 
-struct ExpectedAsset {
-    asset: u64,
-    owner: bytes::Bytes,
-    sequence: u64,
-}
-
 async fn check_assets(
     ledger: &LedgerClient<Channel>,
-    holdings: &[Holdings],
+    assets: &[ExpectedAsset],
     seed: u64,
     problems: &mut Problems,
 ) -> u64 {
-    let all: Vec<(usize, usize)> = holdings
-        .iter()
-        .enumerate()
-        .flat_map(|(stream, one)| (0..one.rows().len()).map(move |row| (stream, row)))
-        .collect();
     let mut random = ChaCha8Rng::seed_from_u64(seed);
-    let mut open: Vec<ExpectedAsset> = sample(&mut random, all.len(), SAMPLE.min(all.len()))
+    let mut open: Vec<ExpectedAsset> = sample(&mut random, assets.len(), SAMPLE.min(assets.len()))
         .iter()
-        .map(|place| {
-            let (stream, row) = all[place];
-            let row = holdings[stream].rows()[row];
-            ExpectedAsset {
-                asset: row.asset,
-                owner: holdings[stream].account(row.owner),
-                sequence: row.sequence,
-            }
-        })
+        .map(|place| assets[place].clone())
         .collect();
     let count = open.len() as u64;
     for round in 1..=ROUNDS {

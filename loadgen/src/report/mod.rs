@@ -1,8 +1,12 @@
-//! What a run came to, for people and as JSON.
+//! What a run came to: as JSON here, for people in [`text`], as a page in [`html`], as histograms in [`histograms`].
+
+pub mod histograms;
+pub mod html;
+mod picture;
+mod text;
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use karat_proto::Code;
 use serde::{Deserialize, Serialize};
@@ -11,16 +15,20 @@ use crate::args::{Ack, LoadArgs, Rate};
 use crate::books::Problems;
 use crate::driver::{Driven, ThreadShares};
 use crate::error::LoadError;
-use crate::recorder::Percentiles;
+use crate::recorder::{Percentiles, Second, curve, percentiles};
 use crate::scenario::Kind;
+use crate::setup::World;
 use crate::truth::Checked;
+use crate::truth::events::EventsChecked;
 
 /// Version of the JSON form. A newer one is refused, never guessed at.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 /// A generator later than this at p99 has measured itself.
 const SCHEDULING_ERROR_US_MAX: f64 = 1_000.0;
 /// A thread that ran or wanted to run for more of the time than this had nothing left to give.
 const BUSY_SHARE_MAX: f64 = 0.95;
+/// A sender that is so far behind at the end of its schedule did not generate the rate, seconds.
+const BEHIND_SECONDS_MAX: f64 = 0.5;
 
 /// One run's result.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -35,18 +43,28 @@ pub struct Report {
     pub machine: Machine,
     /// Counts and rates of the measured time.
     pub counts: Counts,
-    /// Latency of accepted commands at the ack level, from their intended time.
+    /// Latency of accepted commands at their ack level, from their intended time.
     pub latency: Percentiles,
+    /// The same for each ack level that was asked for.
+    pub levels: BTreeMap<String, Percentiles>,
+    /// The whole distribution of `latency`: shares of the commands, and what they took at most, microseconds.
+    pub curve: Vec<(f64, f64)>,
     /// Latency of refusals.
     pub refusal_latency: Percentiles,
     /// Refusals of the measured time, by code name.
     pub refusals: BTreeMap<String, u64>,
+    /// Second by second, warm-up and drain included.
+    pub seconds: Vec<Second>,
     /// How late messages were handed to the transport.
     pub scheduling_error: Percentiles,
     /// What the generator's thread did while it sent.
     pub generator: Option<ThreadShares>,
     /// Why the figures say as much about the generator as about the target, if they do.
     pub generator_bottleneck: Option<String>,
+    /// Why the rate that was asked for was not generated, if it was not.
+    pub rate_missed: Option<String>,
+    /// Fingerprint of the commands, equal for two runs with the same seed that sent as many on each stream.
+    pub commands: String,
     /// Every command of the run, warm-up included.
     pub books: BooksReport,
     /// The floor with the same settings, if it was asked for.
@@ -68,11 +86,15 @@ pub struct Settings {
     pub seconds: u64,
     /// Seconds before them.
     pub warm_up_seconds: u64,
+    /// How commands travel.
+    pub mode: String,
     /// Commands a message.
     pub batch: u64,
-    /// Streams.
+    /// Connections.
+    pub connections: u64,
+    /// Streams of each.
     pub streams: u64,
-    /// Ack level.
+    /// Ack levels, with commas.
     pub ack: String,
     /// Most commands in flight, all streams together.
     pub window: u64,
@@ -115,8 +137,6 @@ pub struct Counts {
 /// Every command of the run, warm-up included.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BooksReport {
-    /// Whether every command has one outcome and the target holds what the outcomes say.
-    pub closed: bool,
     /// Why the run ended early, if it did.
     pub broken: Option<String>,
     /// Commands sent.
@@ -129,24 +149,26 @@ pub struct BooksReport {
     pub refused: u64,
     /// Without an outcome.
     pub unanswered: u64,
-    /// What was compared with the target; nothing for a floor.
+    /// What was compared with the target's state; nothing for a floor.
     pub checked: Option<Checked>,
+    /// What was compared with the target's events; nothing for a floor.
+    pub events: Option<EventsChecked>,
+    /// What the run made before it began; nothing for a floor.
+    pub world: Option<World>,
     /// What is wrong.
     pub problems: Problems,
 }
 
 impl Report {
-    /// Puts a report together.
-    pub fn new(
-        kind: &str,
-        settings: Settings,
-        driven: &Driven,
-        problems: Problems,
-        checked: Option<Checked>,
-    ) -> Report {
+    /// Puts a report together; what was compared is added by whoever compared it.
+    pub fn new(kind: &str, settings: Settings, driven: &Driven, problems: Problems) -> Report {
         let recorder = &driven.recorder;
         let latency = recorder.accepted();
-        let refusal_latency = recorder.refused();
+        let refusal_latency = percentiles(recorder.refused());
+        let levels = settings.ack.split(',').enumerate();
+        let levels = levels
+            .map(|(place, name)| (name.to_owned(), percentiles(recorder.accepted_at(place))))
+            .collect();
         let refusals = recorder.refusals.iter();
         let sent_by_kind = Kind::ALL.iter().zip(driven.sent_by_kind);
         let mut report = Report {
@@ -162,15 +184,19 @@ impl Report {
             settings,
             machine: Machine::here(),
             latency,
+            levels,
+            curve: curve(&recorder.accepted_histogram()),
             refusal_latency,
             refusals: refusals
                 .map(|(code, count)| (code_name(*code), *count))
                 .collect(),
+            seconds: recorder.seconds.clone(),
             scheduling_error: recorder.scheduling_error(),
             generator: driven.thread,
             generator_bottleneck: None,
+            rate_missed: rate_missed(driven.behind),
+            commands: format!("{:016x}", driven.digest),
             books: BooksReport {
-                closed: problems.count == 0 && driven.broken.is_none(),
                 broken: driven.broken.clone(),
                 sent: driven.sent_by_kind.iter().sum(),
                 sent_by_kind: sent_by_kind
@@ -179,7 +205,9 @@ impl Report {
                 accepted: driven.accepted,
                 refused: driven.refused,
                 unanswered: driven.unanswered,
-                checked,
+                checked: None,
+                events: None,
+                world: None,
                 problems,
             },
             floor: None,
@@ -190,7 +218,7 @@ impl Report {
 
     /// Whether the run ended as it should, and its books close.
     pub fn passed(&self) -> bool {
-        self.books.closed
+        self.books.closed()
     }
 
     /// Reads a report.
@@ -203,15 +231,14 @@ impl Report {
             cause,
         };
         let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
-        let report: Report = serde_json::from_str(&text)
-            .map_err(|error| failed(format!("not a result of karat-load: {error}")))?;
-        if report.format > FORMAT {
-            return Err(failed(format!(
-                "format {} is newer than {FORMAT}, which this build reads",
-                report.format
-            )));
+        let no_result = |error| failed(format!("not a result of karat-load: {error}"));
+        let value: serde_json::Value = serde_json::from_str(&text).map_err(no_result)?;
+        match value.get("format").and_then(serde_json::Value::as_u64) {
+            Some(format) if format != u64::from(FORMAT) => Err(failed(format!(
+                "its format is {format}, this build reads {FORMAT}"
+            ))),
+            _ => serde_json::from_value(value).map_err(no_result),
         }
-        Ok(report)
     }
 
     /// Writes the report as JSON.
@@ -227,14 +254,6 @@ impl Report {
             serde_json::to_string_pretty(self).map_err(|error| failed(error.to_string()))?;
         text.push('\n');
         std::fs::write(path, text).map_err(|error| failed(error.to_string()))
-    }
-
-    /// The report for people.
-    pub fn render(&self) -> String {
-        let mut out = String::new();
-        // Writing into a String cannot fail.
-        let _ = self.write_text(&mut out);
-        out
     }
 
     fn bottleneck(&self) -> Option<String> {
@@ -255,137 +274,49 @@ impl Report {
             thread.waited * 100.0
         ))
     }
+}
 
-    fn write_text(&self, out: &mut String) -> std::fmt::Result {
-        let settings = &self.settings;
-        writeln!(
-            out,
-            "{} {}  scenario {}  rate {} ({})  batch {}  streams {}  ack {}  window {}  {} s after {} s of warm-up  seed {}",
-            self.kind,
-            settings.target,
-            settings.scenario,
-            settings.rate,
-            settings.arrivals,
-            settings.batch,
-            settings.streams,
-            settings.ack,
-            settings.window,
-            settings.seconds,
-            settings.warm_up_seconds,
-            settings.seed
-        )?;
-        let counts = &self.counts;
-        writeln!(
-            out,
-            "  accepted     {:.0} a second ({} sent, {} accepted, {} refused, {} skipped)",
-            counts.accepted_a_second, counts.sent, counts.accepted, counts.refused, counts.skipped
-        )?;
-        write_percentiles(out, "latency", &self.latency)?;
-        if counts.refused > 0 {
-            write_percentiles(out, "refusals", &self.refusal_latency)?;
-            for (code, count) in &self.refusals {
-                writeln!(out, "    {code}: {count}")?;
-            }
-        }
-        if settings.rate == "max" {
-            writeln!(
-                out,
-                "  closed window: latency from the sending, so a stall hides what it kept from being sent"
-            )?;
-        } else {
-            write_percentiles(out, "sent late by", &self.scheduling_error)?;
-        }
-        if counts.skipped > 0 {
-            writeln!(
-                out,
-                "  {} commands ({:.2} %) were not sent because the window was full: the percentiles do not hold them",
-                counts.skipped,
-                100.0 * counts.skipped as f64 / (counts.sent + counts.skipped) as f64
-            )?;
-        }
-        if let Some(thread) = &self.generator {
-            writeln!(
-                out,
-                "  generator    ran {:.0} % of the time, waited {:.0} % for a processor",
-                thread.ran * 100.0,
-                thread.waited * 100.0
-            )?;
-        }
-        if let Some(reason) = &self.generator_bottleneck {
-            writeln!(out, "  THE GENERATOR WAS A BOTTLENECK: {reason}")?;
-        }
-        self.write_books(out)?;
-        if let Some(floor) = &self.floor {
-            writeln!(out)?;
-            out.push_str(&floor.render());
-            out.push_str(&crate::compare::render("floor", floor, "run", self));
-        }
-        Ok(())
+impl BooksReport {
+    /// Whether every command has one outcome and the target holds what the outcomes say.
+    pub fn closed(&self) -> bool {
+        self.problems.count == 0 && self.broken.is_none()
     }
+}
 
-    fn write_books(&self, out: &mut String) -> std::fmt::Result {
-        let books = &self.books;
-        let kinds: Vec<String> = books
-            .sent_by_kind
-            .iter()
-            .filter(|(_, count)| **count > 0)
-            .map(|(kind, count)| format!("{kind} {count}"))
-            .collect();
-        writeln!(
-            out,
-            "  books        {} sent ({}) = {} accepted + {} refused + {} without outcome",
-            books.sent,
-            kinds.join(", "),
-            books.accepted,
-            books.refused,
-            books.unanswered
-        )?;
-        if let Some(checked) = &books.checked {
-            writeln!(
-                out,
-                "  compared     owners of {} assets, balances of {} accounts (sum {} of {} deposited)",
-                checked.assets, checked.accounts, checked.balance_sum, checked.deposit_sum
-            )?;
-        }
-        if let Some(cause) = &books.broken {
-            writeln!(out, "  THE RUN ENDED EARLY: {cause}")?;
-        }
-        if books.closed {
-            return writeln!(out, "  the books close");
-        }
-        writeln!(
-            out,
-            "  THE BOOKS DO NOT CLOSE: {} problems",
-            books.problems.count
-        )?;
-        for problem in &books.problems.named {
-            writeln!(out, "    {problem}")?;
-        }
-        let unnamed = books.problems.count - books.problems.named.len() as u64;
-        if unnamed > 0 {
-            writeln!(out, "    and {unnamed} more")?;
-        }
-        Ok(())
+/// Where the books of a run lie: beside its JSON.
+pub fn books_path(json: &Path) -> PathBuf {
+    json.with_extension("books")
+}
+
+fn rate_missed((behind_s, never_sent): (f64, u64)) -> Option<String> {
+    if behind_s <= BEHIND_SECONDS_MAX && never_sent == 0 {
+        return None;
     }
+    Some(format!(
+        "the sender was {behind_s:.1} s behind its schedule at the end, and {never_sent} commands were never sent: \
+         lower --rate, or send more in a message (--batch)"
+    ))
 }
 
 impl Settings {
     /// As the arguments say.
-    pub fn new(target: &str, args: &LoadArgs, window: u64, run: u64) -> Settings {
+    pub fn new(target: &str, args: &LoadArgs, scenario: &str, window: u64, run: u64) -> Settings {
         let name = |value: &str| value.to_lowercase();
         Settings {
             target: target.into(),
-            scenario: name(&format!("{:?}", args.scenario)),
+            scenario: scenario.into(),
             rate: args.rate.to_string(),
             arrivals: match args.rate {
                 Rate::Max => "closed window".into(),
-                Rate::PerSecond(_) => name(&format!("{:?}", args.arrivals)),
+                Rate::PerSecond(_) => args.arrivals.to_string(),
             },
             seconds: args.seconds,
             warm_up_seconds: args.warm_up_seconds,
+            mode: name(&format!("{:?}", args.mode)),
             batch: args.batch,
+            connections: args.connections,
             streams: args.streams,
-            ack: ack_name(args.ack).into(),
+            ack: ack_names(&args.ack),
             window,
             assets: args.assets,
             verdict: "none".into(),
@@ -417,29 +348,12 @@ impl Machine {
     }
 }
 
-fn ack_name(ack: Ack) -> &'static str {
-    match ack {
-        Ack::Sequenced => "sequenced",
-        Ack::Durable => "durable",
-        Ack::Verified => "verified",
-        Ack::Settled => "settled",
-    }
+fn ack_names(acks: &[Ack]) -> String {
+    let names: Vec<&str> = acks.iter().map(|ack| ack.name()).collect();
+    names.join(",")
 }
 
 fn code_name(number: u32) -> String {
     let code = u16::try_from(number).ok().and_then(Code::from_number);
     format!("{number} {}", code.map_or("unknown", Code::name))
-}
-
-fn write_percentiles(out: &mut String, name: &str, values: &Percentiles) -> std::fmt::Result {
-    writeln!(
-        out,
-        "  {name:<12} p50 {:.1}  p90 {:.1}  p99 {:.1}  p99.9 {:.1}  p99.99 {:.1}  max {:.1} us",
-        values.p50_us,
-        values.p90_us,
-        values.p99_us,
-        values.p99_9_us,
-        values.p99_99_us,
-        values.max_us
-    )
 }
