@@ -3,6 +3,8 @@
 
 #[cfg(feature = "kafka")]
 pub mod kafka;
+#[cfg(feature = "kafka")]
+pub mod leader;
 
 use std::sync::mpsc;
 use std::time::Duration;

@@ -34,6 +34,8 @@ const IDLE_MAX: usize = 2;
 /// A message of the topic.
 pub(super) struct Found {
     pub(super) offset: i64,
+    /// Only a marker has one: its writer's own, so that of two equal markers each writer knows which is its.
+    pub(super) key: Option<[u8; 16]>,
     /// The block's bytes; `None` for a message that is not ours.
     pub(super) bytes: Option<Bytes>,
 }
@@ -151,7 +153,8 @@ impl Messages {
                     });
                     let bytes =
                         ours.then(|| Bytes::copy_from_slice(message.payload().unwrap_or_default()));
-                    return Ok(Some(Found { offset, bytes }));
+                    let key = message.key().and_then(|key| key.try_into().ok());
+                    return Ok(Some(Found { offset, key, bytes }));
                 }
                 // Fatal ones, and an offset that is not there: the topic was cut or made again.
                 Some(Err(

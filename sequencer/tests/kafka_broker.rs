@@ -1,0 +1,191 @@
+//! A broker that is restarted, killed and cut off under a leader. Each test starts a broker of its own with
+//! `deploy/kafka/start.sh`; on a machine without Java or Maven they say that they were skipped.
+#![cfg(feature = "kafka")]
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use common::leader::{Leader, check_history, run_if_asked};
+use common::{answer, body, start_with, submission, submit};
+use karat_sequencer::{Ack, KafkaConfig, KafkaLog, ManualClock, SequencerConfig, SubmitError};
+
+/// Not a test by itself: a leader's process runs it.
+#[test]
+fn child() {
+    run_if_asked();
+}
+
+/// How long the broker is away; `KARAT_TEST_PAUSE_S` names another time.
+fn pause() -> Duration {
+    let named = std::env::var("KARAT_TEST_PAUSE_S").ok();
+    Duration::from_secs(named.and_then(|text| text.parse().ok()).unwrap_or(8))
+}
+
+struct Broker {
+    folder: tempfile::TempDir,
+    port: u16,
+}
+
+impl Broker {
+    fn start() -> Option<Self> {
+        for tool in ["java", "mvn"] {
+            if Command::new(tool).arg("-version").output().is_err() {
+                println!("skipped: no broker can be started, because {tool} is missing");
+                return None;
+            }
+        }
+        // Freed at once; two ports in a row, for the broker and its controller.
+        let port = (0..100)
+            .map(|_| {
+                let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+                taken.local_addr().unwrap().port()
+            })
+            .find(|port| *port < u16::MAX && TcpListener::bind(("127.0.0.1", port + 1)).is_ok())
+            .unwrap();
+        let broker = Self {
+            folder: tempfile::tempdir().unwrap(),
+            port,
+        };
+        if !broker.script("start.sh", &[&port.to_string()]) {
+            println!("skipped: no broker could be started");
+            return None;
+        }
+        Some(broker)
+    }
+
+    fn script(&self, name: &str, more: &[&str]) -> bool {
+        let scripts = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/kafka"));
+        Command::new(scripts.join(name))
+            .arg(self.folder.path())
+            .args(more)
+            .status()
+            .unwrap()
+            .success()
+    }
+
+    fn restart(&self, how: &[&str]) {
+        assert!(self.script("stop.sh", how));
+        assert!(self.script("start.sh", &[&self.port.to_string()]));
+    }
+
+    fn signal(&self, name: &str) {
+        let id = std::fs::read_to_string(self.folder.path().join("pid")).unwrap();
+        let sent = Command::new("kill")
+            .args([&format!("-{name}"), id.trim()])
+            .status()
+            .unwrap();
+        assert!(sent.success());
+    }
+
+    fn config(&self) -> KafkaConfig {
+        KafkaConfig::new(format!("127.0.0.1:{}", self.port), "karat.test.log")
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.script("stop.sh", &["--now"]);
+    }
+}
+
+#[test]
+fn a_leader_goes_on_by_itself_when_its_broker_is_restarted_or_killed() {
+    let Some(broker) = Broker::start() else {
+        return;
+    };
+    let config = broker.config();
+    let leader = Leader::start(&config);
+    leader.wait_acknowledged(200);
+    broker.restart(&[]);
+    leader.wait_acknowledged(200);
+    broker.restart(&["--now"]);
+    leader.wait_acknowledged(200);
+    check_history(&config, vec![leader]);
+}
+
+#[test]
+fn while_the_broker_is_cut_off_nothing_accepted_is_lost_and_the_rest_is_refused_with_a_time_to_wait()
+ {
+    let Some(broker) = Broker::start() else {
+        return;
+    };
+    let config = KafkaConfig {
+        block_bytes_max: 64 << 10,
+        ..broker.config()
+    };
+    let (log, recovery) = KafkaLog::lead(config.clone(), "test", 0).unwrap();
+    let sequencer = SequencerConfig {
+        epoch: recovery.epoch,
+        block_bytes_max: 32 << 10,
+        block_commands_max: 100,
+        queue_commands_max: 500,
+        unflushed_commands_max: 500,
+        ..SequencerConfig::new("test")
+    };
+    let handle = start_with(sequencer, log, &recovery, ManualClock::new(5_000));
+    answer(&submit(&handle, &[body(0, 20)], Ack::Durable)).unwrap();
+    broker.signal("STOP");
+    let mut accepted = Vec::new();
+    let refused = loop {
+        let (one, received) = submission(&[body(accepted.len() as u64, 20)], Ack::Durable);
+        match handle.submit(one) {
+            Ok(()) => accepted.push(received),
+            Err((error, _)) => break error,
+        }
+        assert!(accepted.len() < 10_000, "nothing bounds what waits");
+        std::thread::sleep(Duration::from_micros(100));
+    };
+    assert!(
+        matches!(refused, SubmitError::Overloaded { retry_after_ms } if retry_after_ms >= 1),
+        "{refused}"
+    );
+    std::thread::sleep(pause());
+    assert!(accepted.iter().all(|received| received.try_recv().is_err()));
+    broker.signal("CONT");
+    for (received, sequence) in accepted.iter().zip(2..) {
+        assert_eq!(answer(received).unwrap().first_sequence, sequence);
+    }
+    handle.stop().unwrap();
+}
+
+#[test]
+fn a_block_that_is_not_acknowledged_in_time_ends_the_leader_and_the_next_one_reads_what_became_of_it()
+ {
+    let Some(broker) = Broker::start() else {
+        return;
+    };
+    let mut config = broker.config();
+    config.acknowledge_wait_max = Duration::from_millis(500);
+    let lead = |config: &KafkaConfig| {
+        let (log, recovery) = KafkaLog::lead(config.clone(), "test", 0).unwrap();
+        let sequencer = SequencerConfig {
+            epoch: recovery.epoch,
+            ..SequencerConfig::new("test")
+        };
+        let handle = start_with(sequencer, log, &recovery, ManualClock::new(5_000));
+        (handle, recovery)
+    };
+    let (handle, _) = lead(&config);
+    // The first one may be slow on a busy machine; it is not what is looked at.
+    config.acknowledge_wait_max = Duration::from_secs(300);
+    let first = answer(&submit(&handle, &[body(1, 20)], Ack::Durable));
+    broker.signal("STOP");
+    let told = match first {
+        Ok(_) => answer(&submit(&handle, &[body(2, 20)], Ack::Durable)),
+        late => late,
+    };
+    let error = told.unwrap_err().to_string();
+    assert!(error.contains("settled by reading it"), "{error}");
+    broker.signal("CONT");
+    let (handle, recovery) = lead(&config);
+    // Perhaps it is there and perhaps it is not: the log says which, and goes on behind it.
+    assert!((0..=2).contains(&recovery.last_sequence));
+    let next = answer(&submit(&handle, &[body(3, 20)], Ack::Durable)).unwrap();
+    assert_eq!(next.first_sequence, recovery.last_sequence + 1);
+    handle.stop().unwrap();
+}
