@@ -222,7 +222,10 @@ fn the_demonstration_closes_its_books_and_its_folder_answers_afterwards() {
             .unwrap()
             .starts_with("0x")
     );
-    assert_eq!(shown["verdicts"].as_array().unwrap().len(), 1, "{shown:#}");
+    // The crowd may have revised it; each version has at most one verdict.
+    let versions = shown["version"].as_u64().unwrap() as usize;
+    let verdicts = shown["verdicts"].as_array().unwrap().len();
+    assert!((1..=versions).contains(&verdicts), "{shown:#}");
     let (out, _) = expect(0, &["asset", "show", "1", "--data", data]);
     assert!(out.contains("verdicts:") && out.contains("minted"), "{out}");
     let image = folder.path().join("1.png");
