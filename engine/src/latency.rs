@@ -51,7 +51,8 @@ impl Latencies {
             .iter()
             .zip(&self.histograms)
             .filter_map(|(level, histogram)| {
-                let histogram = histogram.lock();
+                // Copied: quantiles take longer than an answer on its way should wait for the lock.
+                let histogram = histogram.lock().clone();
                 (!histogram.is_empty()).then(|| AckLatency {
                     ack: (*level).into(),
                     count: histogram.len(),

@@ -360,7 +360,8 @@ impl Spool {
         }
         self.write(&bytes)?;
         if self.length > 2 * self.open_bytes + DEAD_BYTES_MAX {
-            self.rewrite()?;
+            // Not flushed, as the log is not: the connection would wait for the disk meanwhile.
+            self.rewrite(false)?;
         }
         Ok(())
     }
@@ -370,7 +371,7 @@ impl Spool {
     /// # Errors
     /// When the files cannot be written.
     pub fn close(mut self) -> Result<(), SpoolError> {
-        self.rewrite()?;
+        self.rewrite(true)?;
         let next = self.next_index;
         write_index(&self.folder, &mut self.index, next)
     }
@@ -409,8 +410,8 @@ impl Spool {
         Ok(())
     }
 
-    /// Writes what is open into a new log that takes the old one's place in one step.
-    fn rewrite(&mut self) -> Result<(), SpoolError> {
+    /// Writes what is open into a new log that takes the old one's place in one step, and `flush`es it before.
+    fn rewrite(&mut self, flush: bool) -> Result<(), SpoolError> {
         let (path, new_path) = (
             self.folder.join(LOG_FILE),
             self.folder.join("spool.log.new"),
@@ -445,9 +446,13 @@ impl Spool {
             );
             length += frame.len() as u64;
         }
-        new.sync_data().map_err(failed)?;
+        if flush {
+            new.sync_data().map_err(failed)?;
+        }
         fs::rename(&new_path, &path).map_err(failed)?;
-        flush_folder(&self.folder)?;
+        if flush {
+            flush_folder(&self.folder)?;
+        }
         self.log = OpenOptions::new()
             .read(true)
             .append(true)
