@@ -1,8 +1,8 @@
 //! Starting and stopping a realm's sequencer, and the bounded way in.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::thread::JoinHandle;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::{Arc, OnceLock};
+use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Sender, TrySendError, bounded};
@@ -59,6 +59,10 @@ pub(crate) struct Shared {
     queued_commands: AtomicUsize,
     queued_bytes: AtomicUsize,
     stopping: AtomicBool,
+    /// The writer's thread sleeps, or is about to.
+    pub(crate) is_writer_asleep: AtomicBool,
+    /// Set once the writer's thread runs.
+    pub(crate) writer: OnceLock<Thread>,
     overloaded: AtomicU64,
     pub(crate) applied_seq: AtomicU64,
     pub(crate) blocks: AtomicU64,
@@ -72,6 +76,17 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// After something was put into the queue.
+    fn wake_writer(&self) {
+        fence(Ordering::SeqCst);
+        // Swapped by one of several submitters, so that only one of them pays for the wake-up.
+        let asleep = self.is_writer_asleep.load(Ordering::SeqCst)
+            && self.is_writer_asleep.swap(false, Ordering::SeqCst);
+        if asleep && let Some(writer) = self.writer.get() {
+            writer.unpark();
+        }
     }
 
     pub(crate) fn leave_queue(&self, commands: usize, bytes: usize) {
@@ -166,6 +181,8 @@ impl<M: Machine> Sequencer<M> {
             queued_commands: AtomicUsize::new(0),
             queued_bytes: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
+            is_writer_asleep: AtomicBool::new(false),
+            writer: OnceLock::new(),
             overloaded: AtomicU64::new(0),
             applied_seq: AtomicU64::new(recovery.last_sequence),
             blocks: AtomicU64::new(0),
@@ -306,7 +323,10 @@ impl<M: Machine> SequencerHandle<M> {
             bytes,
             submitted: Instant::now(),
         }) {
-            Ok(()) => return Ok(()),
+            Ok(()) => {
+                shared.wake_writer();
+                return Ok(());
+            }
             Err(TrySendError::Full(entry)) => (self.overloaded(), entry),
             Err(TrySendError::Disconnected(entry)) => (self.refusal(), entry),
         };
@@ -423,6 +443,7 @@ impl<M: Machine> Inner<M> {
         self.shared.stopping.store(true, Ordering::SeqCst);
         // A full queue needs no waking.
         let _ = self.sender.try_send(Entry::Wake);
+        self.shared.wake_writer();
     }
 }
 
