@@ -583,6 +583,10 @@ fn slow_and_quick() -> TempDir {
     folder
 }
 
+/// More than the slow variant makes on any machine: 25 million multiplications in the 100 us that this rate leaves an
+/// image are 250 thousand million a second on one core.
+const TOO_MANY_A_SECOND: f64 = 10_000.0;
+
 /// Reacts within some observations, so that a test does not take long.
 const LIVELY: LadderConfig = LadderConfig {
     high_load_ppm: 850_000,
@@ -618,10 +622,9 @@ fn assert_lineages(fake: &FakeEdge, folder: &Path) -> Vec<String> {
 async fn under_load_the_variant_drops_and_climbs_back_and_every_lineage_names_its_own() {
     let (bench, fake) = (Bench::new(), FakeEdge::start(3).await);
     let folder = slow_and_quick();
-    // Far more than the slow variant can make on any machine, and little for the quick one.
     let config = NodeConfig {
         model_dir: folder.path().to_owned(),
-        assets_a_second: 600.0,
+        assets_a_second: TOO_MANY_A_SECOND,
         ladder: LIVELY,
         ..bench.config(&fake, None)
     };
@@ -647,7 +650,7 @@ async fn under_load_the_variant_drops_and_climbs_back_and_every_lineage_names_it
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pinned_variant_and_a_node_without_a_schedule_stay_where_they_start() {
-    for (variant, rate) in [(Some("slow"), 600.0), (None, 0.0)] {
+    for (variant, rate) in [(Some("slow"), TOO_MANY_A_SECOND), (None, 0.0)] {
         let (bench, fake) = (Bench::new(), FakeEdge::start(3).await);
         let folder = slow_and_quick();
         let config = NodeConfig {
@@ -673,12 +676,13 @@ async fn what_was_measured_before_on_this_machine_is_used_again() {
     let folder = slow_and_quick();
     let config = NodeConfig {
         model_dir: folder.path().to_owned(),
-        assets_a_second: 600.0,
+        assets_a_second: TOO_MANY_A_SECOND,
         ladder: LadderConfig {
             down_after_ms: 0,
             ..LIVELY
         },
-        ..bench.config(&fake, Some(100))
+        // So many that the load is looked at before the last one, which takes 100 ms of work.
+        ..bench.config(&fake, Some(500))
     };
     let first = Running::start(config.clone()).end().await.unwrap();
     assert_eq!(first.steps_down, 1, "{first:?}");
@@ -692,7 +696,7 @@ async fn what_was_measured_before_on_this_machine_is_used_again() {
     }
     std::fs::write(&kept, probes.to_string()).unwrap();
     let second = Running::start(config).end().await.unwrap();
-    assert_eq!(second.made_by, [("slow".to_owned(), 100)]);
+    assert_eq!(second.made_by, [("slow".to_owned(), 500)]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
