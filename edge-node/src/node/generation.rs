@@ -136,31 +136,14 @@ fn next_work(
             return Next::End;
         }
         let now = Instant::now();
-        let due = schedule.due(now).min(left);
-        let most = config.micro_batch_max.min(state.room());
-        let count = most.min(usize::try_from(due).unwrap_or(usize::MAX));
-        // Company is worth waiting for only if some can come, and only so long.
-        let is_full = count == most || due == left;
-        let held = if is_full {
-            Duration::ZERO
-        } else {
-            config.micro_batch_wait.saturating_sub(schedule.waited(now))
+        let wait = match schedule.next(config, state.room(), left, now) {
+            Due::Take(count) => return Next::Make(count),
+            Due::Wait(wait) => wait,
         };
-        if count > 0 && held.is_zero() {
-            return Next::Make(count);
-        }
         if now >= look_at {
             return Next::Look;
         }
-        // Without room, a change of the state wakes; otherwise the schedule does.
-        let until_next = if most == 0 {
-            WAIT_MAX
-        } else if count > 0 {
-            held.min(schedule.until(due, now))
-        } else {
-            schedule.until(due, now)
-        };
-        state = shared.wait(state, until_next.min(look_at - now));
+        state = shared.wait(state, wait.min(look_at - now));
     }
 }
 
@@ -267,6 +250,15 @@ struct Schedule {
     taken: u64,
 }
 
+/// What a schedule says at one moment.
+#[derive(Debug, PartialEq, Eq)]
+enum Due {
+    /// Make so many.
+    Take(usize),
+    /// Look again after this long.
+    Wait(Duration),
+}
+
 impl Schedule {
     fn new(a_second: f64, start: Instant) -> Schedule {
         Schedule {
@@ -283,6 +275,27 @@ impl Schedule {
         }
         let elapsed = now.saturating_duration_since(self.start).as_secs_f64();
         ((elapsed * self.a_second) as u64 + 1).saturating_sub(self.taken)
+    }
+
+    /// The next micro-batch: what is due, as far as there is room, `left` to make, and no more than its size. A few assets
+    /// are held back for company, as long as the configuration says and only if some can come.
+    fn next(&self, config: &NodeConfig, room: usize, left: u64, now: Instant) -> Due {
+        let due = self.due(now).min(left);
+        let most = config.micro_batch_max.min(room);
+        if most == 0 {
+            // A change of the state wakes.
+            return Due::Wait(WAIT_MAX);
+        }
+        if due == 0 {
+            return Due::Wait(self.until(0, now));
+        }
+        let count = most.min(usize::try_from(due).unwrap_or(usize::MAX));
+        let held = config.micro_batch_wait.saturating_sub(self.waited(now));
+        if count == most || due == left || held.is_zero() {
+            Due::Take(count)
+        } else {
+            Due::Wait(held.min(self.until(due, now)))
+        }
     }
 
     /// How long the oldest asset that is due has waited.
@@ -362,6 +375,47 @@ mod tests {
         let later = start + Duration::from_secs(60);
         schedule.take(1, later);
         assert_eq!(schedule.due(later), 10);
+    }
+
+    #[test]
+    fn a_lone_asset_waits_for_company_no_longer_than_the_bound() {
+        let ms = Duration::from_millis;
+        let config = NodeConfig {
+            target: String::new(),
+            name: String::new(),
+            account: karat_proto::Account::NOBODY,
+            collection: 1,
+            secret: crate::seeds::Secret::from_bytes([1; 32]),
+            model_dir: Default::default(),
+            model_trust: Default::default(),
+            variant: None,
+            best_variant: None,
+            ladder: Default::default(),
+            assets_a_second: 100.0,
+            assets_max: None,
+            spool_dir: Default::default(),
+            spool_assets_max: 1,
+            micro_batch_max: 4,
+            micro_batch_wait: ms(15),
+            spoil_ppm: 0,
+        };
+        let start = Instant::now();
+        // One is due at 0, 10, 20, 30 ms.
+        let schedule = Schedule::new(100.0, start);
+        let next = |at_ms, room, left| schedule.next(&config, room, left, start + ms(at_ms));
+        assert_eq!(next(0, 9, 99), Due::Wait(ms(10)));
+        assert_eq!(next(12, 9, 99), Due::Wait(ms(3)));
+        assert_eq!(next(15, 9, 99), Due::Take(2));
+        assert_eq!(next(35, 9, 99), Due::Take(4));
+        // Nothing more can come: no reason to wait.
+        assert_eq!(next(0, 9, 1), Due::Take(1));
+        assert_eq!(next(12, 2, 99), Due::Take(2));
+        assert_eq!(next(35, 0, 99), Due::Wait(WAIT_MAX));
+        let at_once = NodeConfig {
+            micro_batch_wait: Duration::ZERO,
+            ..config
+        };
+        assert_eq!(schedule.next(&at_once, 9, 99, start), Due::Take(1));
     }
 
     #[test]
