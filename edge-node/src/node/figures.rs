@@ -1,7 +1,7 @@
 //! What a node has done so far, for whoever watches it.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hdrhistogram::Histogram;
@@ -22,6 +22,7 @@ pub struct NodeFigures {
     acknowledged: AtomicU64,
     replayed: AtomicU64,
     spooled: AtomicU64,
+    held: AtomicBool,
     reconnects: AtomicU64,
     slow: Mutex<Slow>,
     budget: Mutex<Budget>,
@@ -56,6 +57,8 @@ pub struct NodeSnapshot {
     pub refused: Vec<(u16, u64)>,
     /// Assets that wait for their outcome now.
     pub spooled: u64,
+    /// Whether the node waits for a word of the engine: the realm is paused, or the model may not mint yet.
+    pub held: bool,
     /// Connections opened after the first.
     pub reconnects: u64,
     /// Median time to make one asset (its share of a micro-batch: model, PNG), microseconds.
@@ -106,6 +109,7 @@ impl NodeFigures {
                 .map(|(code, count)| (*code, *count))
                 .collect(),
             spooled: read(&self.spooled),
+            held: self.held.load(Ordering::Relaxed),
             reconnects: read(&self.reconnects),
             generate_p50_us: quantile(0.5),
             generate_p99_us: quantile(0.99),
@@ -184,6 +188,10 @@ impl NodeFigures {
 
     pub(super) fn set_spooled(&self, count: usize) {
         self.spooled.store(count as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_held(&self, held: bool) {
+        self.held.store(held, Ordering::Relaxed);
     }
 
     pub(super) fn record_budget(&self, spent: &[Spent]) {

@@ -96,6 +96,7 @@ impl Shared {
         let mut state = self.look();
         let result = change(&mut state);
         self.figures.set_spooled(state.open_count());
+        self.figures.set_held(state.paused || state.unapproved);
         drop(state);
         self.changed.notify_all();
         self.notice.notify_one();

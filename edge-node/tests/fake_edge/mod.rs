@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use karat_proto::v1::edge_request::Kind as Up;
@@ -16,11 +16,15 @@ use karat_proto::v1::{self, DirectiveKind};
 use karat_proto::{Code, limits};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
+use tokio::net::TcpSocket;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
+
+/// Nothing here takes so long unless it hangs.
+pub const HANGS_AFTER: Duration = Duration::from_secs(180);
 
 type Answers = mpsc::UnboundedSender<Result<v1::EdgeResponse, Status>>;
 
@@ -33,6 +37,10 @@ pub struct World {
     pub arrived: Vec<Bytes>,
     pub approved: bool,
     pub paused: bool,
+    /// Pauses once so many are accepted.
+    pub pause_at: Option<usize>,
+    /// How often the door refused an asset because of its model.
+    pub not_approved: u64,
     pub supply: u64,
     /// Says Overloaded at the door to one in so many; 0 for never.
     pub overloaded_every: u64,
@@ -72,6 +80,7 @@ impl World {
             };
         }
         if !self.approved {
+            self.not_approved += 1;
             return outcome(Code::ModelNotApproved, 0);
         }
         let sequence = self.outcomes.len() as u64 + 1;
@@ -92,6 +101,7 @@ impl World {
             Code::SupplyCapReached
         } else {
             self.accepted.push(asset.clone());
+            self.paused |= self.pause_at == Some(self.accepted.len());
             Code::Accepted
         };
         let decided = outcome(code, sequence);
@@ -116,15 +126,20 @@ impl World {
 pub struct FakeEdge {
     pub world: Arc<Mutex<World>>,
     pub address: SocketAddr,
+    /// Keeps the port while nobody listens: it is bound, and a connection to it is refused.
+    _reserved: TcpSocket,
+    /// Answers wait while this is true.
+    held: watch::Sender<bool>,
     directives: broadcast::Sender<v1::Directive>,
     stop: Option<watch::Sender<bool>>,
-    pub most_open: Arc<AtomicU64>,
+    most_open: Arc<AtomicU64>,
 }
 
 struct Service {
     world: Arc<Mutex<World>>,
     directives: broadcast::Sender<v1::Directive>,
     stop: watch::Receiver<bool>,
+    held: watch::Receiver<bool>,
     most_open: Arc<AtomicU64>,
 }
 
@@ -138,13 +153,15 @@ impl FakeEdge {
 
     /// Knows its port and does not listen there yet.
     pub fn down(seed: u64) -> FakeEdge {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let reserved = reusable_socket(([127, 0, 0, 1], 0).into()).unwrap();
         let world = World {
             outcomes: HashMap::new(),
             accepted: Vec::new(),
             arrived: Vec::new(),
             approved: true,
             paused: false,
+            pause_at: None,
+            not_approved: 0,
             supply: u64::MAX,
             overloaded_every: 0,
             break_every: 0,
@@ -158,7 +175,9 @@ impl FakeEdge {
         };
         FakeEdge {
             world: Arc::new(Mutex::new(world)),
-            address: free.local_addr().unwrap(),
+            address: reserved.local_addr().unwrap(),
+            _reserved: reserved,
+            held: watch::channel(false).0,
             directives: broadcast::channel(64).0,
             stop: None,
             most_open: Arc::default(),
@@ -166,14 +185,13 @@ impl FakeEdge {
     }
 
     pub async fn listen(&mut self) {
-        // The port of a listener that just went may need a moment.
-        let mut attempts = 0;
+        // The listener before this one is closed by its task, some time after it was told to go.
+        let began = Instant::now();
         let listener = loop {
-            match tokio::net::TcpListener::bind(self.address).await {
+            match reusable_socket(self.address).and_then(|socket| socket.listen(1024)) {
                 Ok(listener) => break listener,
                 Err(error) => {
-                    attempts += 1;
-                    assert!(attempts < 100, "{error}");
+                    assert!(began.elapsed() < HANGS_AFTER, "{error}");
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
             }
@@ -183,6 +201,7 @@ impl FakeEdge {
             world: self.world.clone(),
             directives: self.directives.clone(),
             stop: stopped.clone(),
+            held: self.held.subscribe(),
             most_open: self.most_open.clone(),
         };
         self.stop = Some(stop);
@@ -207,6 +226,15 @@ impl FakeEdge {
         }
     }
 
+    /// Keeps every answer back, or lets all go.
+    pub fn hold_answers(&self, held: bool) {
+        self.held.send_replace(held);
+    }
+
+    pub fn most_open(&self) -> u64 {
+        self.most_open.load(Ordering::SeqCst)
+    }
+
     pub fn target(&self) -> String {
         format!("http://{}", self.address)
     }
@@ -224,6 +252,15 @@ impl FakeEdge {
     pub fn accepted(&self) -> usize {
         self.world.lock().unwrap().accepted.len()
     }
+}
+
+/// Bound to an address that several sockets of this process may share, as long as one of them listens. Nobody else is
+/// given its port.
+fn reusable_socket(address: SocketAddr) -> std::io::Result<TcpSocket> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    Ok(socket)
 }
 
 fn down(kind: Down) -> Result<v1::EdgeResponse, Status> {
@@ -279,7 +316,7 @@ impl Edge for Service {
         }
         let mut directives = self.directives.subscribe();
         let (world, mut stop) = (self.world.clone(), self.stop.clone());
-        let most_open = self.most_open.clone();
+        let (most_open, held) = (self.most_open.clone(), self.held.clone());
         tokio::spawn(async move {
             let open = Arc::new(AtomicU64::new(0));
             loop {
@@ -292,7 +329,7 @@ impl Edge for Service {
                         if now_open > u64::from(credits_max) || count == 0 || count > 64 {
                             world.lock().unwrap().violations.push(format!("{now_open} open, {count} sent"));
                         }
-                        if take(&world, assets.assets, &sender, &open).await.is_err() {
+                        if take(&world, assets.assets, &sender, &open, &held).await.is_err() {
                             let _ = sender.send(Err(Status::unavailable("broken on purpose")));
                             break;
                         }
@@ -319,6 +356,7 @@ async fn take(
     assets: Vec<v1::EdgeAsset>,
     sender: &Answers,
     open: &Arc<AtomicU64>,
+    held: &watch::Receiver<bool>,
 ) -> Result<(), ()> {
     let (outcomes, breaks, answer_after, stages) = {
         let mut world = world.lock().unwrap();
@@ -337,7 +375,8 @@ async fn take(
     if breaks {
         return Err(());
     }
-    let (sender, open) = (sender.clone(), open.clone());
+    let (sender, open, mut held) = (sender.clone(), open.clone(), held.clone());
+    let answers_at_once = answer_after.is_zero() && !*held.borrow();
     let in_order: Vec<_> = outcomes
         .iter()
         .filter(|outcome| outcome.sequence > 0)
@@ -351,6 +390,8 @@ async fn take(
         })));
     }
     let answer = async move {
+        // An error means that the test is over.
+        let _ = held.wait_for(|held| !held).await;
         tokio::time::sleep(answer_after).await;
         let amount = outcomes.len() as u32;
         open.fetch_sub(u64::from(amount), Ordering::SeqCst);
@@ -361,7 +402,7 @@ async fn take(
         })));
         let _ = sender.send(down(Down::Credits(v1::Credits { amount })));
     };
-    match answer_after.is_zero() {
+    match answers_at_once {
         true => answer.await,
         false => drop(tokio::spawn(answer)),
     }
