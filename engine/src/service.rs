@@ -153,7 +153,6 @@ impl Service {
             source,
         })?;
         let store_folder = core.folder.store();
-        // Opened on a background thread, so that the store's own threads inherit the lower priority.
         let store = behind
             .spawn_blocking(move || EmbeddedStore::open(store_folder))
             .await
@@ -245,6 +244,9 @@ impl Service {
         let serve =
             async move { report("the gateway", &fail, serving.serve(listener, stopped).await) };
         start("gateway", tokio::spawn(serve));
+        if mode == Mode::Full {
+            behind.step_back();
+        }
         Ok(Service {
             gateway,
             address,

@@ -27,7 +27,8 @@ pub struct AgentsConfig {
     pub workers: usize,
     /// Most images audited at once.
     pub batch_max: usize,
-    /// A worker that finishes nothing of its batch for so long is stuck and replaced, milliseconds.
+    /// A worker that finishes nothing of its batch for so long is stuck and replaced, milliseconds. Time in which it
+    /// waited for a processor does not count, where the system tells (Linux).
     pub stall_ms: u64,
     /// Most workers replaced for being stuck within a minute. At the bound the stuck one keeps its jobs until the
     /// minute has passed.

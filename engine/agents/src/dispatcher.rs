@@ -20,6 +20,7 @@ use crate::inspection::{End, Progress, Surroundings};
 use crate::inspector::{Batch, BatchDone, Inspector, InspectorSeed};
 use crate::open_jobs::{OpenJobs, Phase, Ticket};
 use crate::oracle::Oracle;
+use crate::run_queue::Fared;
 use crate::{AgentHost, Job};
 
 /// A job with its permit.
@@ -47,7 +48,9 @@ struct Seat {
     /// What it works on; empty when it is idle.
     tickets: Vec<Ticket>,
     steps_seen: u64,
-    /// How long it did not get on.
+    /// What its thread had run and waited at the last look.
+    fared: Fared,
+    /// How long it did not get on although it could.
     still: Duration,
     /// That it cannot be replaced now was said.
     said: bool,
@@ -126,6 +129,7 @@ impl Dispatcher {
             progress,
             tickets: Vec::new(),
             steps_seen: 0,
+            fared: Fared::default(),
             still: Duration::ZERO,
             said: false,
         }

@@ -1,8 +1,8 @@
 //! One batch through all agents, with panics contained.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use karat_edge_node::pixels::Pixels;
@@ -12,6 +12,7 @@ use crate::config::Rules;
 use crate::decision::{Report, decide};
 use crate::findings::FindingCode;
 use crate::oracle::{Oracle, OracleError, OracleSource, Reading};
+use crate::run_queue::RunQueue;
 use crate::similarity::embedding::Embedding;
 use crate::similarity::{Seen, Similarity};
 use crate::stats::Figures;
@@ -36,6 +37,8 @@ pub(crate) struct Progress {
     /// Rises with everything that is finished.
     pub(crate) steps: AtomicU64,
     stage: AtomicU8,
+    /// How the worker's thread fares for the processor; set when the thread begins, where the system tells.
+    pub(crate) run_queue: OnceLock<RunQueue>,
 }
 
 impl Progress {

@@ -11,6 +11,7 @@ use crate::dispatcher::Dispatcher;
 use crate::inspection::{Bench, End, Progress, Surroundings};
 use crate::open_jobs::Ticket;
 use crate::oracle::Oracle;
+use crate::run_queue::RunQueue;
 
 /// Jobs to inspect under one policy.
 #[derive(Message)]
@@ -59,6 +60,10 @@ impl InspectorSeed {
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
             .take();
+        if let Some(run_queue) = RunQueue::of_this_thread() {
+            // Set before by the actor that this one replaces on the same thread.
+            let _ = self.progress.run_queue.set(run_queue);
+        }
         Inspector {
             bench: Bench::new(self.around.clone(), self.progress.clone(), loaded),
             seed: self.clone(),

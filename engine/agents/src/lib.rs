@@ -21,7 +21,7 @@
 //! - [`oracle`]: the seam before the models; [`models`]: the real ones
 //! - `inspection`: one batch through all agents, panics contained; `inspector`: the actor that does it
 //! - `open_jobs`: the open jobs' phases; `dispatcher`: the actor that moves them on; `answers`: its dealings with the
-//!   ledger; `supervision`: its watch over the workers
+//!   ledger; `supervision`: its watch over the workers; `run_queue`: whether a worker got a processor at all
 //! - [`review_desk`]: assets that wait for people
 
 pub mod findings;
@@ -41,6 +41,7 @@ mod integrity;
 mod open_jobs;
 mod parity;
 mod policy;
+mod run_queue;
 mod stats;
 
 pub use config::{AgentsConfig, AgentsError, Rules};

@@ -10,6 +10,7 @@ use karat_proto::Code;
 use super::Dispatcher;
 use super::answers::Answered;
 use crate::findings::{FindingCode, agent_name};
+use crate::run_queue::RunQueue;
 
 /// The supervisor looks this often within the time that makes a worker stuck.
 const LOOKS_A_STALL: u64 = 4;
@@ -25,9 +26,7 @@ impl Dispatcher {
         while self.replaced.front().is_some_and(|at| now - *at >= MINUTE) {
             self.replaced.pop_front();
         }
-        // A machine that stood still (suspended, or far too busy) stops workers and supervisor alike: what passed since
-        // the last look counts as two looks at most, so that it takes several looks to find a worker stuck.
-        let passed = (now - self.last_look).min(self.look_every() * 2);
+        let passed = now - self.last_look;
         self.last_look = now;
         for seat in 0..self.seats.len() {
             if self.is_stuck(seat, passed) {
@@ -53,15 +52,28 @@ impl Dispatcher {
         self.feed(context);
     }
 
+    /// Only time in which the worker's thread could have got on counts: no processor was given to others instead.
     fn is_stuck(&mut self, seat: usize, passed: Duration) -> bool {
+        // A machine that stood still (suspended, or far too busy) stops workers and supervisor alike: what passed since
+        // the last look counts as two looks at most, so that it takes several looks to find a worker stuck.
+        let counted_max = self.look_every() * 2;
         let seat = &mut self.seats[seat];
+        let run_queue = seat.progress.run_queue.get();
+        let usable = match run_queue.and_then(RunQueue::read) {
+            Some(fared) => {
+                let usable = fared.could_use(&seat.fared, passed);
+                seat.fared = fared;
+                usable
+            }
+            None => passed,
+        };
         let steps = seat.progress.steps.load(Relaxed);
         if seat.tickets.is_empty() || steps != seat.steps_seen {
             seat.steps_seen = steps;
             seat.still = Duration::ZERO;
             return false;
         }
-        seat.still += passed;
+        seat.still += usable.min(counted_max);
         seat.still >= Duration::from_millis(self.config.stall_ms)
     }
 
