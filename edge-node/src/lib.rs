@@ -10,7 +10,7 @@
 //! 5. [`lineage`] binds model, variant, seed, traits and parent into one hash.
 //! 6. [`ladder`] decides which variant of the model is used next.
 //!
-//! [`node`] runs all of it beside a connection to the engine.
+//! [`node`] runs all of it beside a connection to the engine; [`turns`] keeps what computes from holding up what answers.
 //!
 //! [`auditor`] is the other side: it reads the traits back from pixels and scores corruption.
 //! The engine uses the same code to run a generator again and compare.
@@ -27,3 +27,4 @@ pub mod rarity;
 pub mod runtime;
 pub mod seeds;
 pub mod signature;
+pub mod turns;

@@ -14,6 +14,7 @@ use karat_edge_node::rarity::TraitSolver;
 use karat_edge_node::runtime::{Device, RuntimeConfig, THREADS_MOST, init_backend};
 use karat_edge_node::seeds::Secret;
 use karat_edge_node::signature::{ModelTrust, parse_key};
+use karat_edge_node::turns;
 use karat_proto::signing::ModelKey;
 use karat_proto::{Account, Code};
 use tokio::sync::watch;
@@ -211,6 +212,7 @@ fn run(arguments: RunArguments) -> Result<(), Failure> {
         micro_batch_wait: Duration::from_millis(arguments.micro_batch_wait_ms),
         spoil_ppm: arguments.spoil_ppm,
     };
+    turns::short();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;

@@ -16,6 +16,7 @@ use crate::generator::{GenerationRequest, Generator};
 use crate::pixels::{Pixels, encode_png};
 use crate::rarity::TraitSolver;
 use crate::runtime::backend;
+use crate::turns;
 
 /// Longest wait without looking again.
 const WAIT_MAX: Duration = Duration::from_secs(1);
@@ -37,6 +38,8 @@ pub fn run(
     loaded: oneshot::Sender<LoadedModel>,
 ) -> Result<(), NodeError> {
     let _over = GenerationOver(shared);
+    // A picture takes milliseconds; what sends the one before must not wait for it.
+    turns::common();
     generate(shared, config, loaded).inspect_err(|_| shared.stop())
 }
 

@@ -155,6 +155,7 @@ pub fn main() -> ExitCode {
         )
         .with_writer(std::io::stderr)
         .init();
+    karat_edge_node::turns::short();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
