@@ -15,7 +15,7 @@ use karat_settlement::{
 use sha2::{Digest, Sha256};
 
 pub const ETHER: u128 = 1_000_000_000_000_000_000;
-pub const WAIT_MS: u64 = 10_000;
+pub const WAIT_MS: u64 = 120_000;
 pub const CHAIN_ID: u64 = 31_337;
 
 pub fn admin() -> Signer {
