@@ -306,11 +306,13 @@ fn keys_and_folders_that_cannot_be_used_say_why() {
         assert!(error.contains(part), "{error}");
     };
     sign(&absent, "absent.key");
-    sign(&format!("{folder}/{MANIFEST_FILE}"), "chmod 600");
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    let mode = |bits| std::os::unix::fs::PermissionsExt::from_mode(bits);
+    let manifest = format!("{folder}/{MANIFEST_FILE}");
+    fs::set_permissions(&manifest, mode(0o644)).unwrap();
+    sign(&manifest, "chmod 600");
     let wrong = studio.path("wrong.key");
     fs::write(&wrong, "this is no key").unwrap();
-    fs::set_permissions(&wrong, mode).unwrap();
+    fs::set_permissions(&wrong, mode(0o600)).unwrap();
     sign(&wrong, "no key for models");
     for arguments in [
         &["model", "sign", "/nowhere", "--key", &key][..],

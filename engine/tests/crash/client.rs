@@ -113,7 +113,7 @@ pub struct Clients {
 /// Commands without answer at which a stream pauses.
 const WAITING_MAX: u64 = 512;
 /// Nothing that an engine answers takes so long.
-const ANSWER_MAX: Duration = Duration::from_secs(60);
+const ANSWER_MAX: Duration = Duration::from_secs(300);
 
 pub async fn connect(address: &str) -> Result<Channel, Lost> {
     Endpoint::from_shared(format!("http://{address}"))
@@ -151,6 +151,15 @@ impl Clients {
         drop(scene);
         let mut book = self.book.lock();
         commands.iter().for_each(|command| book.sending(command));
+        commands
+    }
+
+    /// As [`Clients::make`], and one that is refused when its bytes are stored already.
+    pub fn make_with_orphan(&self, random: &mut Random, count: u64) -> Vec<v1::Command> {
+        let mut commands = self.make(random, count);
+        let orphan = self.scene.lock().refused_mint(random);
+        self.book.lock().sending(&orphan);
+        commands.push(orphan);
         commands
     }
 

@@ -22,8 +22,8 @@ use super::recovery::{catch_up, compare_assets, compare_balances};
 use super::replay::{HISTORY_OF_ONE_IN, Replay, replay};
 use super::scene::{DRAWN, FIRST_COME, TRADERS, account, trader};
 
-/// Everything that is under way must have come to its end by then.
-const REST_MAX: Duration = Duration::from_secs(300);
+/// Everything that is under way must have come to its end by then. Agents run when nobody else wants the processor.
+const REST_MAX: Duration = Duration::from_secs(900);
 /// Acknowledged commands that are sent once more.
 const AGAIN_MAX: usize = 20_000;
 const PROOFS: u64 = 40;

@@ -11,9 +11,9 @@ use karat_engine::config::Config;
 use parking_lot::Mutex;
 
 /// A start that takes longer than this is one that needs somebody's hand.
-const START_MAX: Duration = Duration::from_secs(120);
+const START_MAX: Duration = Duration::from_secs(300);
 /// As for a clean stop.
-const STOP_MAX: Duration = Duration::from_secs(120);
+const STOP_MAX: Duration = Duration::from_secs(300);
 
 /// Model folders of the repository, or the ones that KARAT_TEST_MODELS names.
 pub fn models_dir() -> PathBuf {

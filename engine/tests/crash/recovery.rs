@@ -15,6 +15,10 @@ use super::scene::{self, TRADERS, account, trader};
 /// Acknowledged commands that are sent again: of the newest ones, and of all.
 const NEWEST_AGAIN: usize = 48;
 const ANY_AGAIN: usize = 16;
+/// Every command that was sent has an outcome by then, however slow the machine is.
+const KNOWN_AFTER: Duration = Duration::from_secs(300);
+/// Commands that are sent after the last start. A scene without assets mints with each of them, and one of 16 is refused.
+const FEW_MORE: u64 = 32;
 /// Assets that are compared with the model.
 const ASSETS_LOOKED_AT: u64 = 24;
 
@@ -75,7 +79,7 @@ async fn resend_unknown(clients: &Clients, channel: &Channel) -> Result<(), Lost
         }
         clients.book.lock().resent_unknown += unknown.len() as u64;
         assert!(
-            started.elapsed() < Duration::from_secs(60),
+            started.elapsed() < KNOWN_AFTER,
             "{} commands are refused again and again",
             unknown.len()
         );
@@ -83,6 +87,21 @@ async fn resend_unknown(clients: &Clients, channel: &Channel) -> Result<(), Lost
             .send_again(channel, unknown, AckLevel::Durable)
             .await?;
     }
+}
+
+/// A few commands more and one whose bytes no command names, whatever the kills left of the load.
+pub async fn send_some_more(
+    clients: &Clients,
+    channel: &Channel,
+    model: &mut Model,
+    random: &mut Random,
+) -> Result<(), Lost> {
+    let commands = clients.make_with_orphan(random, FEW_MORE);
+    clients
+        .send_again(channel, commands, AckLevel::Durable)
+        .await?;
+    resend_unknown(clients, channel).await?;
+    catch_up(clients, channel, model, 0).await
 }
 
 /// What was told stays told: the same outcome, marked as replayed.

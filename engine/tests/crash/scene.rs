@@ -38,6 +38,14 @@ pub fn command(id: [u8; 16], actor: Bytes, kind: Kind) -> v1::Command {
     }
 }
 
+fn lineage() -> v1::Lineage {
+    v1::Lineage {
+        model: Bytes::from_static(&MODEL),
+        variant: "full".into(),
+        seed: Bytes::from_static(&[3; 32]),
+    }
+}
+
 /// What must be there before the load: a model, two collections, money. Always the same commands, so they can be sent at
 /// every start.
 pub fn setup() -> Vec<v1::Command> {
@@ -160,11 +168,6 @@ impl Scene {
     }
 
     fn made(&mut self, random: &mut Random) -> (Bytes, Bytes, Option<v1::Lineage>) {
-        let lineage = v1::Lineage {
-            model: Bytes::from_static(&MODEL),
-            variant: "full".into(),
-            seed: Bytes::from_static(&[3; 32]),
-        };
         let refused = random.once_in(16);
         let image = match self.orphan.take() {
             // Named after all, perhaps while orphans are collected.
@@ -176,7 +179,19 @@ impl Scene {
         }
         // A value that no trait has: refused by the ledger when the bytes are stored already.
         let value = if refused { 9 } else { 0 };
-        (image, Bytes::copy_from_slice(&[value]), Some(lineage))
+        (image, Bytes::copy_from_slice(&[value]), Some(lineage()))
+    }
+
+    /// A mint that the ledger refuses when its bytes, which nothing else names, are stored already.
+    pub fn refused_mint(&mut self, random: &mut Random) -> v1::Command {
+        let mint = v1::Mint {
+            collection: FIRST_COME,
+            traits: Bytes::from_static(&[9]),
+            lineage: Some(lineage()),
+            content: self.image(),
+            ..Default::default()
+        };
+        command(random.id(), account("studio"), Kind::Mint(mint))
     }
 
     pub fn next_command(&mut self, random: &mut Random) -> v1::Command {

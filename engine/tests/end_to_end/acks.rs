@@ -77,7 +77,7 @@ async fn a_command_about_a_collection_does_not_wait_for_the_asset_of_the_same_nu
     for ack in [AckLevel::Verified, AckLevel::Settled] {
         let create = Kind::CreateCollection(v1::CreateCollection { spec: Some(spec()) });
         let asked = realm.try_execute(command("studio", create), ack);
-        let (level, outcome) = tokio::time::timeout(Duration::from_secs(30), asked)
+        let (level, outcome) = tokio::time::timeout(common::HANGS_AFTER, asked)
             .await
             .unwrap()
             .unwrap();
@@ -114,7 +114,7 @@ async fn a_command_about_a_collection_does_not_wait_for_the_asset_of_the_same_nu
         .unwrap();
     let mut found = 0;
     while found < 3 {
-        let answer = tokio::time::timeout(Duration::from_secs(30), outcomes.message())
+        let answer = tokio::time::timeout(common::HANGS_AFTER, outcomes.message())
             .await
             .unwrap();
         found += answer.unwrap().unwrap().outcomes.len();

@@ -13,7 +13,6 @@ mod watchers;
 mod way;
 
 use std::path::Path;
-use std::time::Duration;
 
 use bytes::Bytes;
 use common::{

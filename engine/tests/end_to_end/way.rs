@@ -30,11 +30,22 @@ async fn an_asset_goes_from_mint_over_claim_and_exchange_to_the_chain() {
         )
         .await;
     realm.accept(asset).await;
-    for name in ["bob", "cyd"] {
-        realm
-            .accepted(name, Kind::Claim(v1::Claim { asset, version: 1 }))
-            .await;
+    // In one request, and so in one block: nothing comes between the two, however short the window is.
+    let claim = |name| command(name, Kind::Claim(v1::Claim { asset, version: 1 }));
+    let claims = v1::SubmitRequest {
+        ack: AckLevel::Durable.into(),
+        commands: vec![claim("bob"), claim("cyd")],
+    };
+    let (sender, receiver) = mpsc::channel(1);
+    sender.send(claims).await.unwrap();
+    drop(sender);
+    let requests = ReceiverStream::new(receiver);
+    let mut answers = realm.ledger.submit(requests).await.unwrap().into_inner();
+    let mut claimed = Vec::new();
+    while let Some(answer) = answers.message().await.unwrap() {
+        claimed.extend(answer.outcomes.iter().map(|outcome| outcome.code));
     }
+    assert_eq!(claimed, [0, 0]);
     let ledger = realm.ledger.clone();
     let owner = eventually("the draw", || {
         let mut ledger = ledger.clone();
