@@ -6,17 +6,21 @@ mod common;
 
 use common::*;
 use karat_agents::findings::FindingCode as Found;
-use karat_agents::{Agents, AgentsHandle, Job};
+use karat_agents::{Agents, AgentsConfig, AgentsHandle, Job};
 use karat_edge_node::pixels::encode_png;
 use karat_proto::command::{AgentKind, Decision, Policy, Traits, Verdict};
 use std::sync::Arc;
 
 fn start(policy: Policy) -> (Arc<Host>, AgentsHandle) {
+    start_with(policy, config())
+}
+
+fn start_with(policy: Policy, config: AgentsConfig) -> (Arc<Host>, AgentsHandle) {
     let host = Host::new(policy);
     let painter = Painter {
         gate: Arc::default(),
     };
-    let agents = Agents::start_with(config(), host.clone(), Arc::new(painter)).unwrap();
+    let agents = Agents::start_with(config, host.clone(), Arc::new(painter)).unwrap();
     (host, agents)
 }
 
@@ -279,7 +283,14 @@ fn missing_content_is_looked_for_and_then_people_look() {
 
 #[test]
 fn content_that_arrives_late_is_accepted() {
-    let (host, agents) = start(quiet_policy());
+    // It is looked for during half a minute at least.
+    let (host, agents) = start_with(
+        quiet_policy(),
+        AgentsConfig {
+            looks_max: 16,
+            ..config()
+        },
+    );
     let late = honest(&host, 1);
     let digest = late.content.digest;
     let mut bytes = None;

@@ -289,6 +289,10 @@ pub struct HostState {
     /// Answers to give before the ledger's own.
     pub answers: VecDeque<Code>,
     pub submitted: u64,
+    /// Given, once there are no more of these, for as long as it is set.
+    pub answers_always: Option<Code>,
+    /// Set to answer before a submission returns.
+    pub answers_at_once: bool,
     /// Set to keep answers back.
     pub keeps_answers: bool,
     pub kept: Vec<(Verdict, Done)>,
@@ -410,19 +414,21 @@ impl AgentHost for Host {
             state.kept.push((verdict, done));
             return;
         }
-        let code = match state.answers.pop_front() {
-            Some(code) => code,
-            None => Host::apply(&mut state, verdict),
-        };
+        let refused = state.answers.pop_front().or(state.answers_always);
+        let code = refused.unwrap_or_else(|| Host::apply(&mut state, verdict));
+        let at_once = state.answers_at_once;
         drop(state);
+        if at_once {
+            return done(code);
+        }
         // As an engine does: from another thread.
         std::thread::spawn(move || done(code));
     }
 }
 
-/// Waits for something that must happen; a minute is for machines that do something else meanwhile.
+/// Waits for something that must happen; minutes are for machines that do something else meanwhile.
 pub fn until(what: &str, holds: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_secs(300);
     while !holds() {
         assert!(Instant::now() < deadline, "never happened: {what}");
         std::thread::sleep(Duration::from_millis(2));
