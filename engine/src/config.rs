@@ -1,5 +1,6 @@
 //! Configuration: one TOML file, every key with a default. Unknown keys and wrong units are refused with their place.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -167,7 +168,7 @@ pub struct GatewayConfig {
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogConfig {
-    /// Kind of log; `journal` is the only one in this build.
+    /// Kind of log: `journal`, or `kafka` in a build with that feature.
     pub kind: String,
     /// Bytes of a journal segment.
     pub segment_bytes: u64,
@@ -175,6 +176,34 @@ pub struct LogConfig {
     pub queue_commands_max: usize,
     /// Bytes that may wait in the queue.
     pub queue_bytes_max: usize,
+    /// Where the log is when its kind is `kafka`.
+    pub kafka: KafkaSettings,
+}
+
+/// Apache Kafka as the log.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct KafkaSettings {
+    /// Brokers to begin with, `host:port`, separated by commas.
+    pub brokers: String,
+    /// The log's topic is `<prefix>.<realm>.log`.
+    pub topic_prefix: String,
+    /// Copies of a topic that is made.
+    pub replication: i32,
+    /// Copies that must have a block before it is acknowledged, at least.
+    pub min_insync_replicas: i32,
+    /// none, gzip, lz4 or snappy.
+    pub compression: String,
+    /// A block that no broker acknowledges for so long stops the engine.
+    pub acknowledge_wait_ms: u64,
+    /// How long a start waits for the brokers.
+    pub open_wait_ms: u64,
+    /// Commands are read from `<prefix>.<realm>.commands`.
+    pub commands: bool,
+    /// Events are published to `<prefix>.<realm>.events`.
+    pub events: bool,
+    /// Further properties of librdkafka; a value `env:NAME` is read from the environment.
+    pub properties: BTreeMap<String, String>,
 }
 
 /// Verification agents.
@@ -318,6 +347,24 @@ impl Default for LogConfig {
             segment_bytes: 64 * 1024 * 1024,
             queue_commands_max: 65_536,
             queue_bytes_max: 64 * 1024 * 1024,
+            kafka: KafkaSettings::default(),
+        }
+    }
+}
+
+impl Default for KafkaSettings {
+    fn default() -> KafkaSettings {
+        KafkaSettings {
+            brokers: "127.0.0.1:9092".into(),
+            topic_prefix: "karat".into(),
+            replication: 1,
+            min_insync_replicas: 1,
+            compression: "none".into(),
+            acknowledge_wait_ms: 300_000,
+            open_wait_ms: 60_000,
+            commands: false,
+            events: false,
+            properties: BTreeMap::new(),
         }
     }
 }
@@ -410,8 +457,42 @@ impl Config {
             return out_of_range("gateway.listen", self.gateway.listen.to_string(), expected);
         }
         self.models.check()?;
-        if self.log.kind != "journal" {
-            return out_of_range("log.kind", self.log.kind.clone(), "this build has: journal");
+        let kinds: &[&str] = if cfg!(feature = "kafka") {
+            &["journal", "kafka"]
+        } else {
+            &["journal"]
+        };
+        if !kinds.contains(&self.log.kind.as_str()) {
+            let hint = if self.log.kind == "kafka" {
+                "this build has: journal; build with `--features kafka` for the other"
+            } else {
+                "journal or kafka"
+            };
+            return out_of_range("log.kind", self.log.kind.clone(), hint);
+        }
+        let kafka = &self.log.kafka;
+        let in_topic = |text: &str| {
+            !text.is_empty()
+                && text
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+        };
+        // Kafka takes names of at most 249 bytes; the longest suffix of a topic here has 13.
+        if !in_topic(&kafka.topic_prefix) || kafka.topic_prefix.len() > 128 {
+            let expected = "1 to 128 letters, digits, dots, hyphens and underscores";
+            return out_of_range(
+                "log.kafka.topic_prefix",
+                kafka.topic_prefix.clone(),
+                expected,
+            );
+        }
+        if self.log.kind == "kafka" && !in_topic(&self.realm.name) {
+            let expected = "letters, digits, dots, hyphens and underscores, because it is part of a Kafka topic's name";
+            return out_of_range("realm.name", self.realm.name.clone(), expected);
+        }
+        if !["none", "gzip", "lz4", "snappy"].contains(&kafka.compression.as_str()) {
+            let expected = "none, gzip, lz4 or snappy";
+            return out_of_range("log.kafka.compression", kafka.compression.clone(), expected);
         }
         if self.settlement.chain != "embedded" {
             let found = self.settlement.chain.clone();
@@ -461,6 +542,30 @@ impl Config {
                 // The queue must hold what one block can.
                 16 << 20,
                 1 << 34,
+            ),
+            (
+                "log.kafka.replication",
+                u64::try_from(kafka.replication).unwrap_or(0),
+                1,
+                1000,
+            ),
+            (
+                "log.kafka.min_insync_replicas",
+                u64::try_from(kafka.min_insync_replicas).unwrap_or(0),
+                1,
+                1000,
+            ),
+            (
+                "log.kafka.acknowledge_wait_ms",
+                kafka.acknowledge_wait_ms,
+                1000,
+                86_400_000,
+            ),
+            (
+                "log.kafka.open_wait_ms",
+                kafka.open_wait_ms,
+                1000,
+                86_400_000,
             ),
             ("agents.permits", self.agents.permits as u64, 1, 65_536),
             ("agents.workers", self.agents.workers as u64, 1, 64),

@@ -12,9 +12,8 @@ use karat_proto::convert::{self, Refused};
 use karat_proto::event::Outcome;
 use karat_proto::{Code, Command, CommandId, v1};
 use karat_sequencer::{
-    Ack, Answer, Journal, JournalConfig, JournalError, Log, Prepared, Recovery, ReplayError, Reply,
-    Sequencer, SequencerConfig, SequencerError, SequencerHandle, Submission, SubmitError,
-    SystemClock,
+    Ack, Answer, JournalError, Prepared, Recovery, ReplayError, Reply, Sequencer, SequencerConfig,
+    SequencerError, SequencerHandle, Submission, SubmitError, SystemClock,
 };
 use thiserror::Error;
 
@@ -24,6 +23,7 @@ use crate::data_folder::{DataFolder, DataFolderError};
 use crate::digests::{self, DigestRecorder};
 use crate::events::{EventHub, EventLog, EventLogError, EventReader, HubConfig};
 use crate::machine::LedgerMachine;
+use crate::realm_log::{self, Opening};
 use crate::snapshots::{self, SnapshotsError};
 use crate::view::{DigestMark, View};
 
@@ -39,6 +39,29 @@ pub enum CoreError {
     /// The journal.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// The log on Kafka.
+    #[cfg(feature = "kafka")]
+    #[error(transparent)]
+    Kafka(#[from] karat_sequencer::KafkaError),
+    /// The log is of a kind that this build does not have.
+    #[error("log.kind is {0}; build with `--features kafka`")]
+    LogKind(String),
+    /// A log is copied only into an empty place.
+    #[error("{place} holds a log already ({blocks} blocks); name an empty place")]
+    Occupied {
+        /// Where.
+        place: String,
+        /// What is there.
+        blocks: u64,
+    },
+    /// The log gave fewer commands than it said it has.
+    #[error("the log ends at sequence {expected}, but reading it ended at {found}; start again")]
+    ReadShort {
+        /// Where the log said that it ends.
+        expected: u64,
+        /// The last sequence that was read.
+        found: u64,
+    },
     /// Reading the journal.
     #[error(transparent)]
     Read(#[from] karat_sequencer::ReadError),
@@ -113,25 +136,23 @@ pub struct CoreThreads {
 }
 
 impl Core {
-    /// Opens the folder, recovers the ledger and starts the sequencer.
+    /// Opens the folder, recovers the ledger and starts the sequencer. `opening` says whether a log that others can reach
+    /// is taken over.
     ///
     /// # Errors
     /// Says which part is damaged, locked or missing, and where.
-    pub fn open(config: &Config) -> Result<(Arc<Core>, CoreThreads, OpenSummary), CoreError> {
+    pub fn open(
+        config: &Config,
+        opening: Opening,
+    ) -> Result<(Arc<Core>, CoreThreads, OpenSummary), CoreError> {
         let roles = Roles::from_config(&config.realm).map_err(CoreError::Role)?;
         let folder = DataFolder::open_or_create(&config.data.dir)?;
         let (content, content_report) = PackStore::open(folder.content(), PackConfig::default())?;
         let content = Arc::new(content);
         let flushed_first = content.clone();
-        let journal_config = JournalConfig {
-            segment_bytes: config.log.segment_bytes,
-            // A durable command must have durable bytes: content is flushed before the block that names it.
-            pre_flush: Some(Arc::new(move || {
-                flushed_first.flush().map_err(std::io::Error::other)
-            })),
-            ..JournalConfig::default()
-        };
-        let (journal, log) = Journal::open(&folder.journal(), journal_config)?;
+        let (journal, log) = realm_log::open(config, &folder, opening, move || {
+            flushed_first.flush().map_err(std::io::Error::other)
+        })?;
         if let Some(found) = &log.realm
             && *found != config.realm.name
         {
@@ -152,7 +173,21 @@ impl Core {
                 torn.offset
             ));
         }
-        let events = EventLog::open(&folder.events(), log.last_sequence)?;
+        let mut events = EventLog::open(&folder.events(), log.last_sequence)?;
+        if config.log.kind == "kafka"
+            && !realm_log::holds(
+                &journal.reader(),
+                events.last_sequence(),
+                events.opened_hash(),
+            )?
+        {
+            // A replaced leader has written events of blocks that never counted; others have their sequences now.
+            notes.push(
+                "the events here tell of blocks that another leader made void; they are made again"
+                    .into(),
+            );
+            events.reset()?;
+        }
         // A snapshot beyond the events would leave a hole in their stream.
         let usable = log.last_sequence.min(events.last_sequence());
         let (snapshot, passed_over) = snapshots::newest(&folder.snapshots(), usable)?;
@@ -174,6 +209,12 @@ impl Core {
         let mut machine = LedgerMachine::publishing(ledger, view.clone(), sender);
         let blocks = journal.reader().read(snapshot_sequence + 1)?;
         let replayed = karat_sequencer::replay(blocks, snapshot_sequence + 1, &mut machine)?;
+        if machine.ledger().applied_seq() != log.last_sequence {
+            return Err(CoreError::ReadShort {
+                expected: log.last_sequence,
+                found: machine.ledger().applied_seq(),
+            });
+        }
         let summary = OpenSummary {
             log: log.clone(),
             content: content_report,
@@ -194,8 +235,7 @@ impl Core {
             ..SequencerConfig::new(config.realm.name.clone())
         };
         let clock = Box::new(SystemClock);
-        let sequencer =
-            Sequencer::start(sequencer_config, Box::new(journal), &log, machine, clock)?;
+        let sequencer = Sequencer::start(sequencer_config, journal, &log, machine, clock)?;
         let core = Arc::new(Core {
             folder,
             config: config.clone(),
@@ -314,6 +354,8 @@ impl CoreThreads {
     pub fn stop(self, core: &Core, snapshot: bool) -> Result<(), CoreError> {
         let machine = core.sequencer.clone().stop()?;
         let ledger = machine.into_ledger();
+        // A leader whose log failed has applied blocks that may not count; they must not outlive it in a snapshot.
+        let snapshot = snapshot && core.sequencer.poisoned().is_none();
         if snapshot {
             let mark = DigestMark {
                 sequence: ledger.applied_seq(),

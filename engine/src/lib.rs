@@ -42,10 +42,13 @@ pub mod dev;
 pub mod digests;
 pub mod events;
 pub mod gateway;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 pub mod latency;
 pub mod machine;
 pub mod orphans;
 pub mod projector;
+pub mod realm_log;
 pub mod service;
 pub mod settlement;
 pub mod snapshots;

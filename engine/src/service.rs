@@ -22,6 +22,7 @@ use crate::digests::DigestRecorder;
 use crate::gateway::{AckTracker, Gateway, GatewayError};
 use crate::latency::Latencies;
 use crate::projector::{Projector, ProjectorError};
+use crate::realm_log::Opening;
 use crate::settlement::{Chain, ChainSetupError, Driver, DriverError, Settlement};
 use crate::snapshotter;
 use crate::ticker;
@@ -137,9 +138,14 @@ impl Service {
             source,
         })?;
         let opening = config.clone();
-        let (core, threads, opened) = tokio::task::spawn_blocking(move || Core::open(&opening))
-            .await
-            .map_err(|error| ServiceError::Failed(error.to_string()))??;
+        let how = match mode {
+            Mode::Full => Opening::Lead,
+            Mode::ReadOnly => Opening::Read,
+        };
+        let (core, threads, opened) =
+            tokio::task::spawn_blocking(move || Core::open(&opening, how))
+                .await
+                .map_err(|error| ServiceError::Failed(error.to_string()))??;
         if mode == Mode::Full {
             core.folder.note_config(&config)?;
         }
@@ -240,6 +246,27 @@ impl Service {
             let snapshots = snapshotter::run(core.clone(), recorder, stopped.clone());
             start("snapshots", behind.spawn(snapshots));
         }
+        #[cfg(feature = "kafka")]
+        if mode == Mode::Full && config.log.kind == "kafka" {
+            if config.log.kafka.commands {
+                let consumed = opened.log.ingress.clone();
+                let (reporting, taking) = (fail.clone(), core.clone());
+                let stops = stopped.clone();
+                let take = async move {
+                    let ended = crate::kafka::take_commands(taking, consumed, stops).await;
+                    report("the topic of commands", &reporting, ended);
+                };
+                start("commands", tokio::spawn(take));
+            }
+            if config.log.kafka.events {
+                let (reporting, publishing) = (fail.clone(), core.clone());
+                let publish = async move {
+                    let ended = crate::kafka::publish_events(publishing).await;
+                    report("the topic of events", &reporting, ended);
+                };
+                start("events", tokio::spawn(publish));
+            }
+        }
         let serving = gateway.clone();
         let serve =
             async move { report("the gateway", &fail, serving.serve(listener, stopped).await) };
@@ -299,7 +326,10 @@ impl Service {
         let mut waiting = Vec::new();
         for (name, task) in tasks {
             // These end with the stream of events or never by themselves.
-            if matches!(name, "store" | "acks" | "agents" | "ledger watch") {
+            if matches!(
+                name,
+                "store" | "acks" | "agents" | "ledger watch" | "events"
+            ) {
                 task.abort();
             }
             waiting.push((name, task));

@@ -27,6 +27,9 @@ pub struct DevArgs {
     /// Folder with one folder a model
     #[arg(long, default_value = "edge-node/models")]
     pub models: PathBuf,
+    /// Keep the log on Apache Kafka, as kafka://HOST:PORT; without it, in the data folder
+    #[arg(long)]
+    pub log: Option<String>,
     /// Leave out the synthetic crowd
     #[arg(long)]
     pub no_crowd: bool,

@@ -10,6 +10,7 @@ mod config;
 mod content;
 mod describe;
 mod dev;
+mod dlq;
 mod log;
 mod model;
 mod model_key;
@@ -122,9 +123,12 @@ enum Command {
     Batch(batch::BatchCommand),
     /// Fetch an asset's Merkle proof and check it against the chain's root
     Proof(proof::ProofArgs),
-    /// Check a log by replaying it
+    /// Check a log by replaying it, or copy it to another kind of log
     #[command(subcommand)]
     Log(log::LogCommand),
+    /// Messages from the topic of commands that were not taken or were refused
+    #[command(subcommand)]
+    Dlq(dlq::DlqCommand),
     /// Decide what the agents left to people
     #[command(subcommand)]
     Review(review::ReviewCommand),
@@ -187,6 +191,7 @@ async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Batch(command) => batch::run(&common, command).await,
         Command::Proof(args) => proof::run(&common, args).await,
         Command::Log(command) => log::run(&common, command),
+        Command::Dlq(command) => dlq::run(&common, command),
         Command::Review(command) => review::run(&common, command).await,
         Command::Model(command) => model::run(&common, command).await,
         Command::Realm(command) => realm::run(&common, command).await,

@@ -23,6 +23,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::cli::{CliError, Common, DevArgs, interrupted, opened_text, start_error};
 use crate::config::Config;
+use crate::realm_log::LogPlace;
 use crate::service::{Mode, Service};
 use crate::verifier::ModelFolders;
 
@@ -50,6 +51,9 @@ pub async fn run(common: &Common, args: DevArgs) -> Result<(), CliError> {
         .unwrap_or_else(|| PathBuf::from("karat-data"));
     config.data.models_dir.clone_from(&args.models);
     config.gateway.listen.set_port(args.port);
+    if let Some(log) = &args.log {
+        use_log(&mut config, log)?;
+    }
     let models =
         ModelFolders::find(&args.models, &config.models.trust()).map_err(CliError::Usage)?;
     let service = Service::start(config, Mode::Full)
@@ -89,6 +93,27 @@ pub async fn run(common: &Common, args: DevArgs) -> Result<(), CliError> {
         return Err(CliError::No("not every asset is accounted for".into()));
     }
     Ok(())
+}
+
+/// `kafka://BROKERS` as the log; the topic follows from the realm.
+fn use_log(config: &mut Config, log: &str) -> Result<(), CliError> {
+    match LogPlace::parse(log).map_err(CliError::Usage)? {
+        LogPlace::Topic {
+            brokers,
+            topic: None,
+        } => {
+            config.log.kind = "kafka".into();
+            config.log.kafka.brokers = brokers;
+        }
+        _ => {
+            return Err(CliError::Usage(format!(
+                "--log {log}: it must look like kafka://HOST:PORT; without it the log is a journal in the data folder"
+            )));
+        }
+    }
+    config
+        .check()
+        .map_err(|error| CliError::Usage(error.to_string()))
 }
 
 async fn connect(address: &str) -> Result<Channel, CliError> {

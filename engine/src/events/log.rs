@@ -48,6 +48,7 @@ pub struct EventLog {
     path: PathBuf,
     bytes: u64,
     last_sequence: u64,
+    last_hash: [u8; 32],
     buffer: Vec<u8>,
 }
 
@@ -97,6 +98,7 @@ impl EventLog {
             path: dir.to_owned(),
             bytes: 0,
             last_sequence: 0,
+            last_hash: [0; 32],
             buffer: Vec::new(),
         };
         let mut found = segments(dir)?;
@@ -116,6 +118,7 @@ impl EventLog {
                 match frames.next_frame() {
                     Ok(Some(block)) if block.last_sequence <= last_in_command_log => {
                         last = block.last_sequence;
+                        log.last_hash = block.hash;
                         good_bytes = frames.offset;
                     }
                     // A torn tail of the newest segment, or a block that the command log lost.
@@ -145,6 +148,11 @@ impl EventLog {
     /// Last sequence that is in it; 0 when it is empty.
     pub fn last_sequence(&self) -> u64 {
         self.last_sequence
+    }
+
+    /// Hash of the command log's block that the last one here tells of, as it was found when this was opened.
+    pub fn opened_hash(&self) -> [u8; 32] {
+        self.last_hash
     }
 
     /// Removes everything, so that it can be made again from the first block.

@@ -29,6 +29,8 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
 pub use acks::AckTracker;
+#[cfg(feature = "kafka")]
+pub(crate) use admission::admit;
 pub use admission::png_limits;
 
 use crate::core::Core;

@@ -1,0 +1,175 @@
+//! `karat dlq`: what the topic of commands held that was not taken, or was refused.
+
+use clap::{Args, Subcommand};
+
+use super::{CliError, Common};
+
+// No doc comment: as a flattened struct's it would become the commands' own description.
+#[derive(Debug, Args)]
+pub struct Place {
+    /// Brokers, as kafka://HOST:PORT
+    #[arg(long, default_value = "kafka://127.0.0.1:9092")]
+    log: String,
+    /// Realm
+    #[arg(long, default_value = "main")]
+    realm: String,
+    /// Prefix of the realm's topics
+    #[arg(long, default_value = "karat")]
+    prefix: String,
+}
+
+/// What to do with dead letters.
+#[derive(Debug, Subcommand)]
+pub enum DlqCommand {
+    /// One line each: number, code, place on the topic of commands, reason
+    #[command(after_help = "Example: karat dlq list --log kafka://127.0.0.1:19092")]
+    List {
+        #[command(flatten)]
+        place: Place,
+        /// First number
+        #[arg(long, default_value_t = 0)]
+        from: i64,
+        /// At most so many
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+    },
+    /// One of them, with its bytes in hex
+    #[command(after_help = "Example: karat dlq show 3 --log kafka://127.0.0.1:19092")]
+    Show {
+        /// Its number
+        number: i64,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Put one on the topic of commands again
+    #[command(
+        after_help = "A command that was refused under its id is answered with the same refusal again, because an id names one outcome.\n\nExample: karat dlq retry 3 --log kafka://127.0.0.1:19092"
+    )]
+    Retry {
+        /// Its number
+        number: i64,
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+/// Says that this build cannot do it.
+#[cfg(not(feature = "kafka"))]
+pub fn run(_common: &Common, command: DlqCommand) -> Result<(), CliError> {
+    let (what, place) = match command {
+        DlqCommand::List { place, from, limit } => (format!("list {limit} from {from}"), place),
+        DlqCommand::Show { number, place } => (format!("show {number}"), place),
+        DlqCommand::Retry { number, place } => (format!("retry {number}"), place),
+    };
+    Err(CliError::Usage(format!(
+        "{what}: this build has no Kafka and cannot reach {} ({}.{}); build with `--features kafka`",
+        place.log, place.prefix, place.realm
+    )))
+}
+
+/// Runs the command.
+#[cfg(feature = "kafka")]
+pub fn run(common: &Common, command: DlqCommand) -> Result<(), CliError> {
+    use serde_json::json;
+
+    use super::{describe, print_json};
+
+    match command {
+        DlqCommand::List { place, from, limit } => {
+            let letters = open(&place)?
+                .read(from, limit)
+                .map_err(|error| CliError::Unreachable(error.to_string()))?;
+            if common.json {
+                let shown: Vec<_> = letters.iter().map(|letter| shown(letter, false)).collect();
+                print_json(&json!({ "dead_letters": shown }));
+            } else {
+                for letter in &letters {
+                    sayln!(
+                        "{}  code {}  from {}:{}  {} bytes  {}",
+                        letter.number,
+                        letter.code,
+                        letter.source.0,
+                        letter.source.1,
+                        letter.bytes.len(),
+                        letter.reason
+                    );
+                }
+            }
+        }
+        DlqCommand::Show { number, place } => {
+            let letter = find(&open(&place)?, number)?;
+            if common.json {
+                print_json(&shown(&letter, true));
+            } else {
+                say!("{}", describe::lines(&shown(&letter, true), 0));
+            }
+        }
+        DlqCommand::Retry { number, place } => {
+            let letters = open(&place)?;
+            let letter = find(&letters, number)?;
+            letters
+                .retry(&letter)
+                .map_err(|error| CliError::No(error.to_string()))?;
+            if common.json {
+                print_json(&json!({ "retried": number }));
+            } else {
+                sayln!("{number} is on the topic of commands again");
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(feature = "kafka")]
+fn open(place: &Place) -> Result<crate::kafka::DeadLetters, CliError> {
+    use crate::config::KafkaSettings;
+    use crate::realm_log::LogPlace;
+
+    let LogPlace::Topic { brokers, .. } = LogPlace::parse(&place.log).map_err(CliError::Usage)?
+    else {
+        let log = &place.log;
+        return Err(CliError::Usage(format!(
+            "--log {log}: it must look like kafka://HOST:PORT"
+        )));
+    };
+    let settings = KafkaSettings {
+        brokers,
+        topic_prefix: place.prefix.clone(),
+        ..KafkaSettings::default()
+    };
+    let topics = crate::kafka::topics(&settings, &place.realm)
+        .map_err(|error| CliError::Usage(error.to_string()))?;
+    Ok(crate::kafka::DeadLetters::new(topics))
+}
+
+#[cfg(feature = "kafka")]
+fn find(
+    letters: &crate::kafka::DeadLetters,
+    number: i64,
+) -> Result<crate::kafka::DeadLetter, CliError> {
+    let found = letters
+        .read(number, 1)
+        .map_err(|error| CliError::Unreachable(error.to_string()))?;
+    found
+        .into_iter()
+        .find(|letter| letter.number == number)
+        .ok_or_else(|| CliError::No(format!("there is no dead letter {number}")))
+}
+
+#[cfg(feature = "kafka")]
+fn shown(letter: &crate::kafka::DeadLetter, bytes: bool) -> serde_json::Value {
+    let mut shown = serde_json::json!({
+        "number": letter.number,
+        "code": letter.code,
+        "reason": letter.reason,
+        "source_partition": letter.source.0,
+        "source_offset": letter.source.1,
+        "sequence": letter.sequence,
+        "size": letter.bytes.len(),
+        "cut_from": letter.cut_from,
+    });
+    if bytes && let Some(fields) = shown.as_object_mut() {
+        fields.insert("bytes".into(), super::hexadecimal(&letter.bytes).into());
+    }
+    shown
+}

@@ -1,0 +1,221 @@
+//! Messages that were not taken, or whose command was refused: kept with the reason, shown, and sent again.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::Consumer;
+use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::KafkaPartError;
+use super::topics::{MESSAGE_BYTES_MAX, Topics, TopicsError};
+
+const CODE: &str = "karat-code";
+const REASON: &str = "karat-reason";
+const SOURCE: &str = "karat-source";
+const SEQUENCE: &str = "karat-sequence";
+/// The bytes the message had, where not all of them are kept.
+const CUT_FROM: &str = "karat-cut-from";
+
+/// How long a message may take to come, or to be acknowledged.
+const WAIT: Duration = Duration::from_secs(30);
+
+/// One message that was not taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// Its number: the offset on the topic of dead letters.
+    pub number: i64,
+    /// Code of the refusal.
+    pub code: u32,
+    /// Why, for people.
+    pub reason: String,
+    /// Partition and offset on the topic of commands.
+    pub source: (i32, i64),
+    /// The command's sequence; 0 if it never got one.
+    pub sequence: u64,
+    /// The bytes it had, if not all are here.
+    pub cut_from: Option<usize>,
+    /// The original bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// Writes dead letters. Nothing here waits; what the broker does not take is said in the program's log.
+pub(super) struct Writer {
+    producer: BaseProducer,
+    topic: String,
+}
+
+impl Writer {
+    pub(super) fn new(topics: &Topics) -> Result<Writer, TopicsError> {
+        let producer = topics.producer().create().map_err(TopicsError::Client)?;
+        Ok(Writer {
+            producer,
+            topic: topics.dead_letters.clone(),
+        })
+    }
+
+    /// Keeps one. The key is its place on the topic of commands, so that a second copy after a crash can be told.
+    pub(super) fn write(
+        &self,
+        (partition, offset): (i32, i64),
+        code: u32,
+        reason: &str,
+        sequence: u64,
+        bytes: &[u8],
+    ) {
+        let source = format!("{partition}:{offset}");
+        let kept = &bytes[..bytes.len().min(MESSAGE_BYTES_MAX)];
+        let text = |key, value: String| (key, value);
+        let mut fields = vec![
+            text(CODE, code.to_string()),
+            text(REASON, reason.to_owned()),
+            text(SOURCE, source.clone()),
+            text(SEQUENCE, sequence.to_string()),
+        ];
+        if kept.len() < bytes.len() {
+            fields.push(text(CUT_FROM, bytes.len().to_string()));
+        }
+        let headers = fields
+            .iter()
+            .fold(OwnedHeaders::new(), |headers, (key, value)| {
+                headers.insert(Header {
+                    key,
+                    value: Some(value),
+                })
+            });
+        let record = BaseRecord::to(&self.topic)
+            .partition(0)
+            .key(&source)
+            .payload(kept)
+            .headers(headers);
+        if let Err((error, _)) = self.producer.send(record) {
+            tracing::error!(%error, source, code, reason, "a dead letter could not be kept");
+        }
+        self.producer.poll(Duration::ZERO);
+    }
+
+    /// Waits until all are acknowledged.
+    pub(super) fn flush(&self) {
+        if let Err(error) = self.producer.flush(WAIT) {
+            tracing::error!(%error, "dead letters were not acknowledged");
+        }
+    }
+
+    pub(super) fn poll(&self) {
+        self.producer.poll(Duration::ZERO);
+    }
+}
+
+/// The dead letters of a realm, for tools.
+pub struct DeadLetters {
+    topics: Topics,
+}
+
+impl DeadLetters {
+    /// The dead letters beside these topics.
+    pub fn new(topics: Topics) -> DeadLetters {
+        DeadLetters { topics }
+    }
+
+    /// So many from a number on.
+    ///
+    /// # Errors
+    /// When the topic cannot be read.
+    pub fn read(&self, from: i64, count_max: usize) -> Result<Vec<DeadLetter>, KafkaPartError> {
+        let topic = &self.topics.dead_letters;
+        let failed = |reason: String| KafkaPartError::Read {
+            topic: topic.clone(),
+            reason,
+        };
+        let consumer = self.topics.consumer()?;
+        let partitions = self.topics.partitions(&consumer, topic)?;
+        let (_, low, high) = *partitions
+            .first()
+            .ok_or_else(|| failed("it has no partition".to_owned()))?;
+        let from = from.max(low);
+        let mut letters = Vec::new();
+        if from >= high || count_max == 0 {
+            return Ok(letters);
+        }
+        let mut place = TopicPartitionList::with_capacity(1);
+        place
+            .add_partition_offset(topic, 0, Offset::Offset(from))
+            .and_then(|()| consumer.assign(&place))
+            .map_err(|error| failed(error.to_string()))?;
+        let deadline = Instant::now() + WAIT;
+        while letters.len() < count_max {
+            match consumer.poll(Duration::from_millis(200)) {
+                Some(Ok(message)) => {
+                    letters.push(read_letter(&message));
+                    if message.offset() + 1 >= high {
+                        break;
+                    }
+                }
+                Some(Err(error)) if Instant::now() >= deadline => {
+                    return Err(failed(error.to_string()));
+                }
+                None if Instant::now() >= deadline => {
+                    return Err(failed("no message came in time".to_owned()));
+                }
+                Some(Err(_)) | None => {}
+            }
+        }
+        Ok(letters)
+    }
+
+    /// Puts a letter's bytes on the topic of commands again. The command's id makes that safe.
+    ///
+    /// # Errors
+    /// When it was cut, or the broker does not take it.
+    pub fn retry(&self, letter: &DeadLetter) -> Result<(), KafkaPartError> {
+        let topic = &self.topics.commands;
+        let failed = |reason: String| KafkaPartError::Write {
+            topic: topic.clone(),
+            reason,
+        };
+        if let Some(bytes) = letter.cut_from {
+            return Err(failed(format!(
+                "the message had {bytes} bytes and was kept cut; its producer must send it again"
+            )));
+        }
+        let producer: BaseProducer = self
+            .topics
+            .producer()
+            .create()
+            .map_err(TopicsError::Client)?;
+        let record: BaseRecord<'_, (), [u8]> = BaseRecord::to(topic).payload(&letter.bytes);
+        producer
+            .send(record)
+            .map_err(|(error, _)| failed(error.to_string()))?;
+        producer
+            .flush(WAIT)
+            .map_err(|error| failed(error.to_string()))
+    }
+}
+
+fn read_letter<M: Message>(message: &M) -> DeadLetter {
+    let field = |name: &str| {
+        message.headers().and_then(|headers| {
+            let found = headers.iter().find(|header| header.key == name)?;
+            Some(String::from_utf8_lossy(found.value?).into_owned())
+        })
+    };
+    let number = |name: &str| field(name).and_then(|text| text.parse::<u64>().ok());
+    let source = field(SOURCE)
+        .and_then(|text| {
+            let (partition, offset) = text.split_once(':')?;
+            Some((partition.parse().ok()?, offset.parse().ok()?))
+        })
+        .unwrap_or((-1, -1));
+    DeadLetter {
+        number: message.offset(),
+        code: number(CODE)
+            .and_then(|code| code.try_into().ok())
+            .unwrap_or(0),
+        reason: field(REASON).unwrap_or_default(),
+        source,
+        sequence: number(SEQUENCE).unwrap_or(0),
+        cut_from: number(CUT_FROM).and_then(|bytes| bytes.try_into().ok()),
+        bytes: message.payload().unwrap_or_default().to_vec(),
+    }
+}

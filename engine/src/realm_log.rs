@@ -1,0 +1,305 @@
+//! The realm's log, of whichever kind is configured; and places of logs as a person names them.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use karat_sequencer::{
+    BlockIterator, Journal, JournalConfig, Log, LogReader, ReadError, Recovery, read_blocks,
+};
+
+use crate::config::{Config, KafkaSettings};
+use crate::core::CoreError;
+use crate::data_folder::DataFolder;
+
+/// Why a log is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opening {
+    /// To write it: on a shared log, whoever wrote before is replaced.
+    Lead,
+    /// To read it; nothing is written.
+    Read,
+}
+
+/// Opens the configured log. `flush_content` runs before anything counts as durable, because a durable command must have
+/// durable bytes.
+///
+/// # Errors
+/// Says what is damaged, in use, unreachable, or not as a log needs it.
+pub fn open(
+    config: &Config,
+    folder: &DataFolder,
+    opening: Opening,
+    flush_content: impl Fn() -> std::io::Result<()> + Send + Sync + 'static,
+) -> Result<(Box<dyn Log>, Recovery), CoreError> {
+    if config.log.kind == "kafka" {
+        return open_kafka(config, opening, Arc::new(flush_content));
+    }
+    let journal_config = JournalConfig {
+        segment_bytes: config.log.segment_bytes,
+        pre_flush: Some(Arc::new(flush_content)),
+        ..JournalConfig::default()
+    };
+    let (journal, recovery) = Journal::open(&folder.journal(), journal_config)?;
+    Ok((Box::new(journal), recovery))
+}
+
+/// Whether the log's block that ends at `last_sequence` has this hash; so its whole history up to there is the same.
+/// Nothing is always held.
+///
+/// # Errors
+/// When the log cannot be read.
+pub fn holds(
+    reader: &Arc<dyn LogReader>,
+    last_sequence: u64,
+    hash: [u8; 32],
+) -> Result<bool, CoreError> {
+    if last_sequence == 0 {
+        return Ok(true);
+    }
+    let mut blocks = match reader.read(last_sequence) {
+        Ok(blocks) => blocks,
+        Err(ReadError::Gone { .. }) => return Ok(false),
+        Err(error) => return Err(error.into()),
+    };
+    let found = blocks
+        .find(|block| {
+            block
+                .as_ref()
+                .map_or(true, |block| !block.is_epoch_marker())
+        })
+        .transpose()?;
+    Ok(found.is_some_and(|block| {
+        block.last_sequence() == last_sequence && block.hash().is_ok_and(|found| found == hash)
+    }))
+}
+
+#[cfg(feature = "kafka")]
+fn open_kafka(
+    config: &Config,
+    opening: Opening,
+    flush_content: karat_sequencer::log::journal::PreFlush,
+) -> Result<(Box<dyn Log>, Recovery), CoreError> {
+    use karat_sequencer::{Clock, KafkaConfig, KafkaLog, SystemClock};
+    let realm = &config.realm.name;
+    let kafka_config = KafkaConfig {
+        pre_flush: Some(flush_content),
+        ..kafka_config(&config.log.kafka, &log_topic(&config.log.kafka, realm))?
+    };
+    let (log, recovery) = match opening {
+        Opening::Lead => KafkaLog::lead(kafka_config, realm, SystemClock.now_ms())?,
+        Opening::Read => KafkaLog::open(kafka_config)?,
+    };
+    Ok((Box::new(log), recovery))
+}
+
+#[cfg(not(feature = "kafka"))]
+fn open_kafka(
+    config: &Config,
+    _opening: Opening,
+    _flush_content: karat_sequencer::log::journal::PreFlush,
+) -> Result<(Box<dyn Log>, Recovery), CoreError> {
+    Err(CoreError::LogKind(config.log.kind.clone()))
+}
+
+/// The topic of a realm's log.
+pub fn log_topic(settings: &KafkaSettings, realm: &str) -> String {
+    format!("{}.{realm}.log", settings.topic_prefix)
+}
+
+/// The further properties, with what is read from the environment.
+///
+/// # Errors
+/// When a variable is not set.
+#[cfg(feature = "kafka")]
+pub fn properties(
+    settings: &KafkaSettings,
+) -> Result<std::collections::BTreeMap<String, String>, CoreError> {
+    let read = |(name, value): (&String, &String)| {
+        let value = match value.strip_prefix("env:") {
+            None => value.clone(),
+            Some(variable) => std::env::var(variable).map_err(|_| {
+                CoreError::Role(format!(
+                    "log.kafka.properties.\"{name}\" is read from the environment, and {variable} is not set"
+                ))
+            })?,
+        };
+        Ok((name.clone(), value))
+    };
+    settings.properties.iter().map(read).collect()
+}
+
+/// What the sequencer needs to know of the settings.
+///
+/// # Errors
+/// When a property names a variable that is not set.
+#[cfg(feature = "kafka")]
+pub fn kafka_config(
+    settings: &KafkaSettings,
+    topic: &str,
+) -> Result<karat_sequencer::KafkaConfig, CoreError> {
+    use std::time::Duration;
+    Ok(karat_sequencer::KafkaConfig {
+        properties: properties(settings)?,
+        compression: settings.compression.clone(),
+        replication: settings.replication,
+        min_insync_replicas: settings.min_insync_replicas,
+        open_wait_max: Duration::from_millis(settings.open_wait_ms),
+        acknowledge_wait_max: Duration::from_millis(settings.acknowledge_wait_ms),
+        ..karat_sequencer::KafkaConfig::new(settings.brokers.clone(), topic)
+    })
+}
+
+/// Where a log is, as a person names it: a data folder, or `kafka://BROKERS/TOPIC`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogPlace {
+    /// A data folder.
+    Folder(PathBuf),
+    /// A topic.
+    Topic {
+        /// Brokers to begin with.
+        brokers: String,
+        /// The topic; `None` where it follows from the realm.
+        topic: Option<String>,
+    },
+}
+
+impl LogPlace {
+    /// Reads a place: whatever does not begin with `kafka://` is a folder.
+    ///
+    /// # Errors
+    /// When no broker is named.
+    pub fn parse(text: &str) -> Result<LogPlace, String> {
+        let Some(rest) = text.strip_prefix("kafka://") else {
+            return Ok(LogPlace::Folder(text.into()));
+        };
+        let (brokers, topic) = match rest.split_once('/') {
+            Some((brokers, topic)) => (brokers, Some(topic.to_owned())),
+            None => (rest, None),
+        };
+        if brokers.is_empty() || !brokers.contains(':') {
+            return Err(format!(
+                "{text} names no broker; it must look like kafka://HOST:PORT or kafka://HOST:PORT/TOPIC"
+            ));
+        }
+        Ok(LogPlace::Topic {
+            brokers: brokers.to_owned(),
+            topic: topic.filter(|topic| !topic.is_empty()),
+        })
+    }
+}
+
+impl fmt::Display for LogPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LogPlace::Folder(dir) => write!(f, "{}", dir.display()),
+            LogPlace::Topic { brokers, topic } => {
+                write!(f, "kafka://{brokers}/{}", topic.as_deref().unwrap_or(""))
+            }
+        }
+    }
+}
+
+/// All blocks of the log that a data folder's engine wrote, from the first on.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn blocks_of_folder(folder: &DataFolder, config: &Config) -> Result<BlockIterator, CoreError> {
+    if config.log.kind != "kafka" {
+        return Ok(Box::new(read_blocks(&folder.journal(), 1)?));
+    }
+    blocks_of_topic(
+        &config.log.kafka,
+        &log_topic(&config.log.kafka, &config.realm.name),
+    )
+}
+
+/// All blocks of a topic, from the first on.
+///
+/// # Errors
+/// When it cannot be read, or this build has no Kafka.
+#[cfg(feature = "kafka")]
+pub fn blocks_of_topic(settings: &KafkaSettings, topic: &str) -> Result<BlockIterator, CoreError> {
+    let config = kafka_config(settings, topic)?;
+    let (reader, _) = karat_sequencer::KafkaLog::read_only(config)?;
+    Ok(reader.read(1)?)
+}
+
+/// As above.
+///
+/// # Errors
+/// Always: this build has no Kafka.
+#[cfg(not(feature = "kafka"))]
+pub fn blocks_of_topic(
+    _settings: &KafkaSettings,
+    _topic: &str,
+) -> Result<BlockIterator, CoreError> {
+    Err(CoreError::LogKind("kafka".into()))
+}
+
+/// A new, empty log at a place, to copy another one into.
+///
+/// # Errors
+/// When there is one already, or it cannot be made.
+pub fn create(place: &LogPlace) -> Result<Box<dyn Log>, CoreError> {
+    let (log, recovery): (Box<dyn Log>, Recovery) = match place {
+        LogPlace::Folder(dir) => {
+            let folder = DataFolder::open_or_create(dir)?;
+            let (journal, recovery) = Journal::open(&folder.journal(), JournalConfig::default())?;
+            (Box::new(journal), recovery)
+        }
+        LogPlace::Topic { brokers, topic } => create_topic(brokers, topic.as_deref())?,
+    };
+    if recovery.blocks > 0 {
+        return Err(CoreError::Occupied {
+            place: place.to_string(),
+            blocks: recovery.blocks,
+        });
+    }
+    Ok(log)
+}
+
+#[cfg(feature = "kafka")]
+fn create_topic(brokers: &str, topic: Option<&str>) -> Result<(Box<dyn Log>, Recovery), CoreError> {
+    let settings = KafkaSettings {
+        brokers: brokers.to_owned(),
+        ..KafkaSettings::default()
+    };
+    let topic =
+        topic.ok_or_else(|| CoreError::Role(format!("kafka://{brokers} names no topic")))?;
+    let (log, recovery) = karat_sequencer::KafkaLog::open(kafka_config(&settings, topic)?)?;
+    Ok((Box::new(log), recovery))
+}
+
+#[cfg(not(feature = "kafka"))]
+fn create_topic(
+    _brokers: &str,
+    _topic: Option<&str>,
+) -> Result<(Box<dyn Log>, Recovery), CoreError> {
+    Err(CoreError::LogKind("kafka".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_a_folder_unless_it_says_kafka() {
+        let topic = |brokers: &str, topic: Option<&str>| LogPlace::Topic {
+            brokers: brokers.into(),
+            topic: topic.map(Into::into),
+        };
+        assert_eq!(
+            LogPlace::parse("karat-data"),
+            Ok(LogPlace::Folder("karat-data".into()))
+        );
+        assert_eq!(LogPlace::parse("kafka://a:1"), Ok(topic("a:1", None)));
+        assert_eq!(LogPlace::parse("kafka://a:1/"), Ok(topic("a:1", None)));
+        assert_eq!(
+            LogPlace::parse("kafka://a:1,b:2/x.y.log"),
+            Ok(topic("a:1,b:2", Some("x.y.log")))
+        );
+        assert!(LogPlace::parse("kafka://").is_err());
+        assert!(LogPlace::parse("kafka://host").is_err());
+    }
+}
