@@ -163,7 +163,7 @@ impl Ingress<'_> {
                 .map_err(|error| {
                     Refused::new(Code::Malformed, format!("no karat.v1.Command: {error}"))
                 })
-                .and_then(|wire| admit(&*self.core.content, wire)),
+                .and_then(|wire| admit(&*self.core.content, wire, &mut Duration::default())),
         };
         match admitted {
             Ok(prepared) => {
