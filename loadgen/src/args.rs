@@ -122,6 +122,10 @@ pub struct LoadArgs {
     /// How long to wait for outcomes after the last arrival, seconds. Default: 10, and 120 for `verified` and `settled`.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub drain_seconds: Option<u64>,
+    /// How long a sender that is behind its schedule may go on after the last arrival, seconds; what is left then is skipped
+    /// and counted. Default: half as long as the run, and at least 2.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub behind_seconds: Option<u64>,
     /// Write the result here as JSON too, and beside it, with the ending `books`, what was acknowledged.
     #[arg(long)]
     pub json: Option<PathBuf>,

@@ -35,8 +35,6 @@ const BURST_MESSAGES: usize = 32;
 const SLEEP_NS_MIN: u64 = 20_000;
 /// No sleep is longer, so that every second is shown when it is over.
 const SLEEP_NS_MAX: u64 = 100_000_000;
-/// A sender that is behind its schedule may go on for half of the run's time, and for so long at least.
-const GIVE_UP_NS_MIN: u64 = 2_000_000_000;
 
 /// Connects to a target.
 ///
@@ -194,7 +192,7 @@ async fn send(driver: &Rc<RefCell<Driver>>, timer: &FineTimer) -> Result<(), Loa
     let (mut schedule, give_up_ns) = {
         let driver = driver.borrow();
         let shape = driver.plan.shape(rate);
-        let behind_ns = (driver.end_ns / 2).max(GIVE_UP_NS_MIN);
+        let behind_ns = driver.plan.behind.as_nanos() as u64;
         (Schedule::new(&shape), driver.end_ns + behind_ns)
     };
     loop {

@@ -3,9 +3,12 @@
 use std::collections::VecDeque;
 use std::io::{IsTerminal as _, Write as _};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
 
 use crate::recorder::Second;
 
+/// At the end, what was not shown yet is waited for so long.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Seconds that wait for a slow terminal; beyond, they are not shown.
 const WAITING_MAX: usize = 4;
 /// Seconds in the picture's line of the past.
@@ -15,26 +18,45 @@ const LINES_AT_FIRST: u64 = 10;
 const LINE_EVERY_S: u64 = 10;
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
-/// Shows seconds, on a thread of its own: a terminal that is slow or stopped holds nothing up.
+/// Shows seconds, on a thread of its own: a terminal that is slow or stopped holds nothing up before the end, and the end
+/// for two seconds at most.
 pub struct Live {
-    sender: SyncSender<Second>,
+    /// `None` at the end.
+    sender: Option<SyncSender<Second>>,
+    /// Closed when the thread has shown everything.
+    shown: Receiver<()>,
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        drop(self.sender.take());
+        // Whether all was shown or the terminal is too slow: it is over.
+        let _ = self.shown.recv_timeout(LAST_WORDS);
+    }
 }
 
 impl Live {
     /// Begins, for a run of `whole_s` seconds under this title. `None` when there is no thread for it: then nothing is shown.
     pub fn start(title: String, whole_s: u64) -> Option<Live> {
         let (sender, receiver) = sync_channel(WAITING_MAX);
-        let work = move || match std::io::stderr().is_terminal() {
-            true => draw(&receiver, &title, whole_s),
-            false => write_lines(&receiver, whole_s),
+        let (at_end, shown) = sync_channel(1);
+        let work = move || {
+            match std::io::stderr().is_terminal() {
+                true => draw(&receiver, &title, whole_s),
+                false => write_lines(&receiver, whole_s),
+            }
+            drop(at_end);
         };
         let thread = std::thread::Builder::new().name("live".into()).spawn(work);
-        thread.ok().map(|_| Live { sender })
+        let sender = Some(sender);
+        thread.ok().map(|_| Live { sender, shown })
     }
 
     /// Shows a second, unless four wait already.
     pub fn show(&mut self, second: &Second) {
-        let _ = self.sender.try_send(second.clone());
+        if let Some(sender) = &self.sender {
+            let _ = sender.try_send(second.clone());
+        }
     }
 }
 
@@ -155,7 +177,9 @@ mod tests {
     #[test]
     fn seconds_that_nobody_takes_are_dropped_and_not_waited_for() {
         let (sender, receiver) = sync_channel(WAITING_MAX);
-        let mut live = Live { sender };
+        let (_, shown) = sync_channel(1);
+        let sender = Some(sender);
+        let mut live = Live { sender, shown };
         for at_s in 0..100 {
             live.show(&second(at_s, 1));
         }

@@ -7,6 +7,9 @@ use crate::error::LoadError;
 use crate::scenario::ScenarioFile;
 use crate::schedule::{Arrivals, Shape};
 
+/// A sender that is behind its schedule may go on for half of the run's time, and for so long at least.
+const BEHIND_MIN: Duration = Duration::from_secs(2);
+
 /// What to do.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -32,6 +35,8 @@ pub struct Plan {
     pub window_a_stream: u64,
     /// Longest wait for outcomes at the end.
     pub drain: Duration,
+    /// How long after its end a sender that is behind may go on.
+    pub behind: Duration,
     /// For the arrivals.
     pub seed: u64,
     /// Commands kept for the check of events.
@@ -54,6 +59,8 @@ impl Plan {
                 scenario.name
             )));
         }
+        let whole = Duration::from_secs(args.warm_up_seconds + args.seconds);
+        let behind = args.behind_seconds.map(Duration::from_secs);
         Ok(Plan {
             rate: args.rate,
             arrivals: args.arrivals,
@@ -66,6 +73,7 @@ impl Plan {
             acks: args.ack.clone(),
             window_a_stream: args.window_a_stream()?,
             drain: Duration::from_secs(args.drain()),
+            behind: behind.unwrap_or((whole / 2).max(BEHIND_MIN)),
             seed: args.seed,
             records_max: if echo { 0 } else { args.records_max as usize },
             echo,

@@ -22,10 +22,10 @@ fn text(bytes: &[u8]) -> String {
 
 #[test]
 fn an_unreachable_target_is_named_and_exits_2() {
-    // A port that was free a moment ago, and that nothing listens on.
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let target = format!("http://{}", listener.local_addr().unwrap());
-    drop(listener);
+    // Bound, so that nobody else is given the port, and not listened at.
+    let bound = tokio::net::TcpSocket::new_v4().unwrap();
+    bound.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let target = format!("http://{}", bound.local_addr().unwrap());
     let output = karat_load(&["run", "--target", &target]);
     assert_eq!(output.status.code(), Some(2));
     let error = text(&output.stderr);
@@ -70,7 +70,7 @@ fn a_floor_writes_a_result_that_compare_reads() {
 fn a_folder_holds_the_result_in_every_form_and_the_page_needs_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("new").join("result");
-    let words = "floor --rate 500 --seconds 2 --warm-up-seconds 0 --scenario mixed-day --out";
+    let words = "floor --rate 500 --seconds 2 --behind-seconds 120 --warm-up-seconds 0 --scenario mixed-day --out";
     let words = words.split(' ').chain([out.to_str().unwrap()]);
     let output = karat_load(&words.collect::<Vec<_>>());
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
@@ -178,10 +178,48 @@ fn signal(child: &Child, name: &str) {
     );
 }
 
-/// Nothing here is a speed: a target that stands still for a second delays all that was due in that second, however fast
-/// or slow the machine is, because latency counts from when a command was due.
+/// Reads the line that says that the first second of a run is over, which has seconds left then.
+fn first_second(load: &mut Child) -> BufReader<std::process::ChildStderr> {
+    let mut lines = BufReader::new(load.stderr.take().unwrap());
+    let mut line = String::new();
+    lines.read_line(&mut line).unwrap();
+    assert!(line.contains(" 1/"), "{line}");
+    lines
+}
+
+/// A sender that stands still until nobody waits for it any more has a rate that it cannot keep, on any machine.
 #[test]
-fn a_target_that_was_stopped_for_a_second_shows_it_in_the_percentiles() {
+fn a_rate_that_was_not_generated_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("floor.json");
+    let words = "floor --rate 500 --seconds 6 --behind-seconds 2 --warm-up-seconds 0 --drain-seconds 60 --json";
+    let mut load = Running(
+        Command::new(env!("CARGO_BIN_EXE_karat-load"))
+            .args(words.split(' '))
+            .arg(&json)
+            .stderr(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap(),
+    );
+    let mut lines = first_second(&mut load.0);
+    signal(&load.0, "STOP");
+    std::thread::sleep(Duration::from_millis(8_100));
+    signal(&load.0, "CONT");
+    lines.read_to_string(&mut String::new()).unwrap();
+    load.0.wait().unwrap();
+    let report = Report::read(&json).unwrap();
+    let reason = report.rate_missed.clone().unwrap_or_default();
+    assert!(reason.contains("behind its schedule"), "{reason}");
+    assert!(report.counts.skipped > 0);
+    assert_eq!(report.counts.sent + report.counts.skipped, 3_000);
+    assert!(report.render().contains("THE RATE WAS NOT GENERATED"));
+}
+
+/// Nothing here is a speed: a target that stands still for two seconds delays all that was due in them, however fast or
+/// slow the machine is, because latency counts from when a command was due.
+#[test]
+fn a_target_that_was_stopped_for_two_seconds_shows_it_in_the_percentiles() {
     let program = env!("CARGO_BIN_EXE_karat-load");
     let mut echo = Running(
         Command::new(program)
@@ -196,7 +234,7 @@ fn a_target_that_was_stopped_for_a_second_shows_it_in_the_percentiles() {
         .unwrap();
     let folder = tempfile::tempdir().unwrap();
     let json = folder.path().join("floor.json");
-    let words = "floor --rate 500 --seconds 4 --warm-up-seconds 0 --drain-seconds 60 --target";
+    let words = "floor --rate 500 --seconds 8 --behind-seconds 120 --warm-up-seconds 0 --drain-seconds 60 --target";
     let mut load = Command::new(program)
         .args(words.split(' '))
         .args([address.trim(), "--json", json.to_str().unwrap()])
@@ -204,32 +242,28 @@ fn a_target_that_was_stopped_for_a_second_shows_it_in_the_percentiles() {
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    // The first line says that the first second is over.
-    let mut lines = BufReader::new(load.stderr.take().unwrap());
-    let mut line = String::new();
-    lines.read_line(&mut line).unwrap();
-    assert!(line.contains("1/4 s"), "{line}");
+    let mut lines = first_second(&mut load);
     signal(&echo.0, "STOP");
-    std::thread::sleep(Duration::from_millis(1_100));
+    std::thread::sleep(Duration::from_millis(2_200));
     signal(&echo.0, "CONT");
     let mut rest = String::new();
     lines.read_to_string(&mut rest).unwrap();
     assert_eq!(load.wait().unwrap().code(), Some(0), "{rest}");
 
     let report = Report::read(&json).unwrap();
-    assert_eq!((report.counts.accepted, report.counts.skipped), (2_000, 0));
+    assert_eq!((report.counts.accepted, report.counts.skipped), (4_000, 0));
     let latency = &report.latency;
-    assert!(latency.max_us >= 1_000_000.0, "{latency:?}");
-    // p99.9 of 2,000 is the second largest: due 2 ms later than the largest.
-    assert!(latency.p99_9_us >= 900_000.0, "{latency:?}");
-    // A quarter of all commands was due while it stood still, and waited half a second on average.
-    assert!(latency.p90_us >= 300_000.0, "{latency:?}");
+    assert!(latency.max_us >= 2_000_000.0, "{latency:?}");
+    // p99.9 of 4,000 is the fourth largest: due 6 ms later than the largest.
+    assert!(latency.p99_9_us >= 1_900_000.0, "{latency:?}");
+    // A quarter of all commands was due while it stood still, and waited a second on average.
+    assert!(latency.p90_us >= 600_000.0, "{latency:?}");
     let worst = report
         .seconds
         .iter()
         .map(|one| one.max_us)
         .fold(0.0, f64::max);
-    assert!(worst >= 1_000_000.0, "{:?}", report.seconds);
+    assert!(worst >= 2_000_000.0, "{:?}", report.seconds);
 }
 
 #[test]
