@@ -38,9 +38,11 @@ pub async fn run(common: &Common, args: ServeArgs) -> Result<(), CliError> {
     let service = Service::start(config, Mode::Full)
         .await
         .map_err(|error| start_error(&error))?;
+    // Whoever reads the address may stop it at once.
+    let interrupt = interrupted();
     eprint!("{}", opened_text(&service));
     let failure = tokio::select! {
-        () = interrupted() => None,
+        () = interrupt => None,
         cause = service.failure() => Some(cause),
     };
     eprintln!("stopping: what was taken is finished and flushed");
@@ -88,18 +90,25 @@ pub fn opened_text(service: &Service) -> String {
     text
 }
 
-/// Waits for Ctrl-C or SIGTERM.
-pub async fn interrupted() {
+/// Waits for Ctrl-C or SIGTERM. From this call on neither ends the process by itself.
+pub fn interrupted() -> impl Future<Output = ()> {
     #[cfg(unix)]
-    {
+    let signals = {
         use tokio::signal::unix::{SignalKind, signal};
-        if let Ok(mut terminated) = signal(SignalKind::terminate()) {
+        signal(SignalKind::terminate()).and_then(|terminated| {
+            let interrupted = signal(SignalKind::interrupt())?;
+            Ok((terminated, interrupted))
+        })
+    };
+    async move {
+        #[cfg(unix)]
+        if let Ok((mut terminated, mut interrupted)) = signals {
             tokio::select! {
-                _ = tokio::signal::ctrl_c() => {}
+                _ = interrupted.recv() => {}
                 _ = terminated.recv() => {}
             }
             return;
         }
+        let _ = tokio::signal::ctrl_c().await;
     }
-    let _ = tokio::signal::ctrl_c().await;
 }
