@@ -748,3 +748,42 @@ async fn a_folder_of_a_realm_with_settings_of_its_own_is_read_without_them() {
     json(&["store", "rebuild", "--data", data]);
     Serving::start(&serve).terminate();
 }
+
+#[test]
+fn a_demonstration_that_is_interrupted_says_what_goes_on_and_goes_on_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let models = models_dir();
+    let arguments = |assets: Option<&'static str>| {
+        let mut all = vec!["dev", "--port", "0", "--data", data.to_str().unwrap()];
+        all.extend(["--models", models.to_str().unwrap()]);
+        all.extend(assets.iter().flat_map(|count| ["--assets", count]));
+        all
+    };
+    let mut child = karat()
+        .args(arguments(None))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    // The first line of figures: assets are under way, and few have had the time to be settled.
+    let first = lines.find(|line| line.as_ref().unwrap().contains("generated"));
+    assert!(first.is_some());
+    let interrupted = Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(interrupted.success());
+    let rest: Vec<String> = lines.map(|line| line.unwrap()).collect();
+    let last = rest.last().unwrap();
+    assert!(last.starts_with("the books close"), "{rest:#?}");
+    assert!(child.wait().unwrap().success());
+    let summary: Value =
+        serde_json::from_str(&expect(0, &[arguments(Some("3")), vec!["--json"]].concat()).0)
+            .unwrap();
+    assert_eq!(summary["books_close"], true, "{summary:#}");
+    if let Some((_, going_on)) = last.split_once("so far: ") {
+        assert!(going_on.contains("go on at the next start"), "{last}");
+    }
+}

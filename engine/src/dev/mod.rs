@@ -31,7 +31,7 @@ use books::Books;
 use crowd::CrowdFigures;
 use progress::{Picture, Progress};
 use setup::Setup;
-use summary::Summary;
+use summary::{BooksState, Summary};
 
 /// How often the picture is drawn.
 const DRAW: Duration = Duration::from_millis(500);
@@ -89,10 +89,14 @@ pub async fn run(common: &Common, args: DevArgs) -> Result<(), CliError> {
         .await
         .map_err(|error| CliError::Failed(error.to_string()))?;
     ended?;
-    if args.assets.is_some() && !summary.is_closed() {
-        return Err(CliError::No("not every asset is accounted for".into()));
+    match summary.books() {
+        BooksState::Closed => Ok(()),
+        BooksState::GoOn if args.assets.is_none() => Ok(()),
+        BooksState::GoOn => Err(CliError::No(
+            "stopped before every asset had ended; started again on the same folder, it goes on with them".into(),
+        )),
+        BooksState::Open => Err(CliError::No("not every asset is accounted for".into())),
     }
-    Ok(())
 }
 
 /// `kafka://BROKERS` as the log; the topic follows from the realm.
@@ -148,6 +152,8 @@ struct Run {
     crowd_figures: Arc<CrowdFigures>,
     books: Arc<Mutex<Books>>,
     books_task: tokio::task::JoinHandle<()>,
+    /// The last sequence that the books have seen.
+    books_at: signal::Receiver<u64>,
     first_settled: Arc<Mutex<Option<Instant>>>,
     stop: signal::Sender<bool>,
     node_over: signal::Receiver<bool>,
@@ -208,6 +214,7 @@ impl Run {
         let first_settled = Arc::new(Mutex::new(None));
         let (kept, first) = (books.clone(), first_settled.clone());
         let mut reader = core.events(from_sequence, true, DRAW);
+        let (seen, books_at) = signal::channel(from_sequence - 1);
         let books_task = tokio::spawn(async move {
             while let Ok(Some(blocks)) = reader.next(4096).await {
                 let mut books = kept.lock();
@@ -218,6 +225,9 @@ impl Run {
                 if first.lock().is_none() && books.tally().settled > 0 {
                     *first.lock() = Some(Instant::now());
                 }
+                if let Some(last) = blocks.last() {
+                    seen.send_replace(last.last_sequence);
+                }
             }
         });
         Ok(Run {
@@ -227,6 +237,7 @@ impl Run {
             crowd_figures,
             books,
             books_task,
+            books_at,
             first_settled,
             stop,
             node_over,
@@ -234,7 +245,7 @@ impl Run {
     }
 
     /// Stops the parts and sums up.
-    async fn end(self, service: &Service, started: Instant) -> (Summary, Books) {
+    async fn end(mut self, service: &Service, started: Instant) -> (Summary, Books) {
         let _ = self.stop.send(true);
         let waiting = tokio::task::spawn_blocking(move || {
             for (name, thread) in [("edge node", Some(self.node)), ("crowd", self.crowd)] {
@@ -247,6 +258,12 @@ impl Run {
         });
         if tokio::time::timeout(END_WAIT, waiting).await.is_err() {
             tracing::warn!("the edge node or the crowd did not end in time");
+        }
+        // What the log holds by now must have reached the books.
+        let applied = service.gateway.core.view.applied_seq();
+        let caught_up = self.books_at.wait_for(|seen| *seen >= applied);
+        if tokio::time::timeout(END_WAIT, caught_up).await.is_err() {
+            tracing::warn!("the books did not catch up with the log in time");
         }
         self.books_task.abort();
         let books = std::mem::replace(&mut *self.books.lock(), Books::new(0));

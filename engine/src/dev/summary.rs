@@ -26,6 +26,18 @@ pub struct Summary {
     pub first_settled_seconds: Option<f64>,
 }
 
+/// Whether every asset of a run is accounted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BooksState {
+    /// Generated = settled + rejected + in review + refused (+ burned before they were settled).
+    Closed,
+    /// The same with assets that have not ended yet: they are in the log or in the edge node's spool, and go on at the
+    /// next start.
+    GoOn,
+    /// An asset was generated and nothing knows of it.
+    Open,
+}
+
 impl Summary {
     /// Assets that a run before this one generated and this one minted.
     fn left_over(&self) -> u64 {
@@ -41,9 +53,22 @@ impl Summary {
         self.node.generated + self.left_over()
     }
 
-    /// Whether generated = settled + rejected + in review + refused (+ burned before they were settled).
-    pub fn is_closed(&self) -> bool {
-        self.generated() == self.tally.ended() + self.node.refused_count()
+    /// Assets that were generated and are neither minted nor refused.
+    fn on_the_way(&self) -> u64 {
+        let refused = self.node.refused_count();
+        self.generated().saturating_sub(self.tally.minted + refused)
+    }
+
+    /// Whether every asset is accounted for.
+    pub fn books(&self) -> BooksState {
+        let refused = self.node.refused_count();
+        if self.generated() == self.tally.ended() + refused {
+            BooksState::Closed
+        } else if self.on_the_way() <= self.node.spooled {
+            BooksState::GoOn
+        } else {
+            BooksState::Open
+        }
     }
 
     /// For machines.
@@ -70,8 +95,9 @@ impl Summary {
             "burned_unsettled": tally.burned,
             "refused": self.node.refused_count(),
             "refused_by_code": refused,
-            "not_ended": { "pending": tally.pending, "active": tally.active },
-            "books_close": self.is_closed(),
+            "not_ended": { "pending": tally.pending, "active": tally.active, "in_spool": self.on_the_way() },
+            "books_close": self.books() == BooksState::Closed,
+            "accounted_for": self.books() != BooksState::Open,
             "traded": books.traded,
             "revised": books.revised,
             "redeemed": books.redeemed,
@@ -100,8 +126,9 @@ impl Summary {
         if tally.burned > 0 {
             text.push_str(&format!(", {} burned", tally.burned));
         }
-        if tally.pending + tally.active > 0 {
-            text.push_str(&format!(", {} not ended yet", tally.pending + tally.active));
+        let going_on = tally.pending + tally.active + self.on_the_way();
+        if going_on > 0 {
+            text.push_str(&format!(", {going_on} not ended yet"));
         }
         let made_by = self.node.made_by.iter();
         let made_by: Vec<String> = made_by
@@ -116,7 +143,7 @@ impl Summary {
             steps_text(&self.node)
         ));
         text.push_str(&format!(
-            "\n{} traded, {} revised, {} redeemed; gas an asset {}\n{}\n\n{}\nthe books {}\n",
+            "\n{} traded, {} revised, {} redeemed; gas an asset {}\n{}\n\n{}\n{}\n",
             books.traded,
             books.revised,
             books.redeemed,
@@ -124,10 +151,13 @@ impl Summary {
                 .map_or("-".into(), |gas| format!("{gas:.0}")),
             latency_text(&self.status.latencies),
             self.node.budget.table(),
-            if self.is_closed() {
-                "close"
-            } else {
-                "DO NOT CLOSE"
+            match self.books() {
+                BooksState::Closed => "the books close".to_owned(),
+                BooksState::GoOn => format!(
+                    "the books close so far: {going_on} assets go on at the next start, {} of them from the edge node's spool",
+                    self.on_the_way()
+                ),
+                BooksState::Open => "the books DO NOT CLOSE".to_owned(),
             }
         ));
         text
@@ -170,4 +200,51 @@ pub fn resident_bytes() -> u64 {
                 .ok()
         })
         .map_or(0, |kilobytes| kilobytes * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn books_close_go_on_or_stay_open_by_where_every_asset_is() {
+        let state = |generated, spooled, tally: Tally| {
+            let node = NodeSnapshot {
+                generated,
+                spooled,
+                refused: vec![(Code::Malformed as u16, 2)],
+                ..NodeSnapshot::default()
+            };
+            Summary {
+                node,
+                tally,
+                status: v1::GetStatusResponse::default(),
+                gas_an_asset: None,
+                seconds: 1.0,
+                first_settled_seconds: None,
+            }
+            .books()
+        };
+        let ended = Tally {
+            minted: 8,
+            settled: 6,
+            rejected: 1,
+            in_review: 1,
+            ..Tally::default()
+        };
+        assert_eq!(state(10, 0, ended), BooksState::Closed);
+        // Minted, and its acknowledgement never came: in the spool as well.
+        assert_eq!(state(10, 1, ended), BooksState::Closed);
+        let under_way = Tally {
+            minted: 10,
+            pending: 1,
+            active: 1,
+            ..ended
+        };
+        assert_eq!(state(12, 0, under_way), BooksState::GoOn);
+        assert_eq!(state(15, 3, under_way), BooksState::GoOn);
+        assert_eq!(state(15, 2, under_way), BooksState::Open);
+        // Two that an earlier run left in the spool.
+        assert_eq!(state(10, 0, under_way), BooksState::GoOn);
+    }
 }
