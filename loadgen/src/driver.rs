@@ -84,6 +84,8 @@ pub(crate) struct Driver {
     accepted: u64,
     refused: u64,
     pub(crate) broken: Option<String>,
+    /// What is noted there says only that a stream is closed.
+    cause_unknown: bool,
     pub(crate) behind: (f64, u64),
     live: Option<Live>,
     /// Nothing more will be sent.
@@ -127,6 +129,7 @@ impl Driver {
             accepted: 0,
             refused: 0,
             broken: None,
+            cause_unknown: false,
             behind: (0.0, 0),
             live,
             ending: false,
@@ -146,9 +149,21 @@ impl Driver {
         self.streams.iter().map(|one| one.books.waiting()).sum()
     }
 
+    /// The first cause counts; one that says why takes the place of one that does not.
     pub(crate) fn broke(&mut self, stream: usize, cause: String) {
+        if std::mem::take(&mut self.cause_unknown) {
+            self.broken = None;
+        }
         self.broken
             .get_or_insert_with(|| format!("stream {stream} broke: {cause}"));
+    }
+
+    /// A stream that takes nothing more, whose receiving side has not told why yet.
+    pub(crate) fn closed(&mut self, stream: usize, what: &str) {
+        if self.broken.is_none() {
+            self.broke(stream, what.into());
+            self.cause_unknown = true;
+        }
     }
 
     /// Ends every second that is over, and shows it.
@@ -232,7 +247,7 @@ impl Driver {
         }
         let ack = self.plan.acks[usize::from(level)].to_wire();
         if lane.send(ack, commands).is_err() {
-            self.broke(number, "the target takes no more messages".into());
+            self.closed(number, "the target takes no more messages");
             return;
         }
         self.recorder.sent_now(batch);

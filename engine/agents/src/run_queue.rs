@@ -103,6 +103,10 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn the_system_tells_a_thread_at_work_from_one_that_sleeps_and_one_that_has_ended() {
+        if RunQueue::of_this_thread().is_none() {
+            println!("skipped: this system tells nothing of threads");
+            return;
+        }
         let (tell, told) = mpsc::channel();
         let (wake, woken) = mpsc::channel::<()>();
         let thread = std::thread::Builder::new()

@@ -203,7 +203,7 @@ fn credit(driver: &Rc<RefCell<Driver>>, stream: usize, amount: u32) {
     if let Some(Lane::Edge(edge)) = &mut driver.streams[stream].lane {
         edge.credits += amount;
         if edge.flush().is_err() {
-            driver.broke(stream, "the target takes no more assets".into());
+            driver.closed(stream, "the target takes no more assets");
         }
     }
 }
