@@ -1,5 +1,5 @@
 //! What the machine does without Karat, so that Karat's figures have their floors beside them: hashes, checksums, copying,
-//! and the disk's flush.
+//! the disk's flush, and the transport with the same messages and nothing behind it.
 //!
 //! The flush is measured in a new folder inside `KARAT_BENCH_DIR`, or in the system's folder for temporary files; a folder in
 //! memory gives a meaningless figure.
@@ -12,8 +12,13 @@ use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use karat_benches::sized;
+use karat_benches::{Kind, Realm, sized};
+use karat_loadgen::floor::Floor;
+use karat_proto::v1;
+use karat_proto::v1::ledger_client::LedgerClient;
+use prost::Message as _;
 use sha2::Digest;
+use tokio_stream::wrappers::ReceiverStream;
 
 /// About a command of the log; it is hashed once to tell retries apart, and once more inside its block.
 const COMMAND_BYTES: usize = 200;
@@ -93,6 +98,61 @@ fn disk(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// One message to the echo and its answer back, over loopback: the shortest way that a command can take. Percentiles under
+/// a rate are `karat-load floor`'s.
+fn transport(criterion: &mut Criterion) {
+    let floor = Floor::start().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let channel = runtime
+        .block_on(karat_loadgen::client::connect(&floor.target()))
+        .unwrap();
+    let mut client = LedgerClient::new(channel);
+    let mut realm = Realm::new(100, 1_000);
+    let mut commands = |count: usize| -> Vec<v1::Command> {
+        (0..count)
+            .map(|_| v1::Command::decode(realm.workload.make(Kind::Transfer).body).unwrap())
+            .collect()
+    };
+    let ack = v1::AckLevel::Sequenced.into();
+    let mut group = group(criterion, "floor_tonic");
+    group.throughput(Throughput::Elements(1));
+    let request = v1::ExecuteRequest {
+        ack,
+        command: commands(1).pop(),
+    };
+    group.bench_function("execute", |bencher| {
+        bencher.iter(|| {
+            let answer = runtime.block_on(client.execute(request.clone()));
+            black_box(answer.unwrap());
+        });
+    });
+    for count in [1, 256] {
+        let request = v1::SubmitRequest {
+            ack,
+            commands: commands(count),
+        };
+        let (sender, receiver) = tokio::sync::mpsc::channel(1);
+        let stream = runtime.block_on(client.submit(ReceiverStream::new(receiver)));
+        let mut answers = stream.unwrap().into_inner();
+        group.throughput(Throughput::Elements(count as u64));
+        group.bench_function(format!("submit/{count}"), |bencher| {
+            bencher.iter(|| {
+                runtime.block_on(async {
+                    sender.send(request.clone()).await.unwrap();
+                    black_box(answers.message().await.unwrap());
+                });
+            });
+        });
+    }
+    group.finish();
+    // The echo ends when its connections do.
+    drop(client);
+    drop(runtime);
+}
+
 fn group<'a>(
     criterion: &'a mut Criterion,
     name: &str,
@@ -105,5 +165,5 @@ fn group<'a>(
     group
 }
 
-criterion_group!(benches, hashes, memory, disk);
+criterion_group!(benches, hashes, memory, disk, transport);
 criterion_main!(benches);

@@ -4,8 +4,12 @@
 //! | --- | --- |
 //! | `benches/ledger_apply.rs` | the ledger's `apply`, by command kind and mixed, on 1,000,000 live assets |
 //! | `benches/codec.rs` | commands, events and blocks: encoding, decoding, hashing |
+//! | `benches/gateway.rs` | the door: messages decoded, commands admitted, outcomes encoded |
+//! | `benches/journal.rs` | a block appended, and appended and flushed, on this disk |
+//! | `benches/snapshot.rs` | a ledger of 1,000,000 assets to bytes and back |
 //! | `benches/settlement.rs` | leaves, netting, the Merkle tree, proofs |
-//! | `benches/floors.rs` | what the machine itself does: hashes, memory, the disk's flush |
+//! | `benches/floors.rs` | what the machine itself does: hashes, memory, the disk's flush, a message over tonic and back |
+//! | `examples/instructions.rs` | instructions of the hot functions, compared with `instructions.txt` |
 //! | `examples/recovery.rs` | replay of a whole log, recovery from a snapshot, bytes a command and an asset |
 //!
 //! `cargo bench -p karat-benches --bench ledger_apply` measures; `cargo test --release -p karat-benches --benches` runs
@@ -13,6 +17,7 @@
 
 use std::time::Duration;
 
+pub mod instructions;
 pub mod kind;
 pub mod realm;
 pub mod workload;

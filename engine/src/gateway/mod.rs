@@ -1,7 +1,7 @@
 //! The gateway: one port, gRPC. It checks what comes in, hands it to the log, and answers at the level that was asked for.
 
 mod acks;
-mod admission;
+pub mod admission;
 mod edge_service;
 mod ledger_service;
 mod operator_service;
