@@ -1,10 +1,13 @@
 //! A folder of kept results as one table in Markdown: runs of the same name with their spread, and what benches measured.
 //!
-//! `NAME-1.json`, `NAME-2.json`, … are runs of one thing; `criterion.json` is a map from a bench's name to nanoseconds.
+//! `NAME-1.json`, `NAME-2.json`, … are runs of one thing; `criterion.json` is what the benches took, as `benches/take.sh`
+//! collects it.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
+
+use serde::Deserialize;
 
 use crate::compare::Spread;
 use crate::error::LoadError;
@@ -12,6 +15,15 @@ use crate::report::Report;
 
 /// What the benches measured, beside the runs.
 const CRITERION: &str = "criterion.json";
+
+/// The benches of one taking.
+#[derive(Default, Deserialize)]
+struct Benches {
+    /// Facts of the machine, by their names.
+    machine: BTreeMap<String, String>,
+    /// What one iteration took, by the bench's name.
+    nanoseconds: BTreeMap<String, f64>,
+}
 
 /// The table of a folder.
 ///
@@ -23,7 +35,7 @@ pub fn table(folder: &Path) -> Result<String, LoadError> {
         cause,
     };
     let mut groups: BTreeMap<String, Vec<Report>> = BTreeMap::new();
-    let mut benches: BTreeMap<String, f64> = BTreeMap::new();
+    let mut benches = Benches::default();
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(|error| failed(error.to_string()))? {
         paths.push(entry.map_err(|error| failed(error.to_string()))?.path());
@@ -44,7 +56,7 @@ pub fn table(folder: &Path) -> Result<String, LoadError> {
         };
         groups.entry(name).or_default().push(Report::read(&path)?);
     }
-    if groups.is_empty() && benches.is_empty() {
+    if groups.is_empty() && benches.nanoseconds.is_empty() {
         return Err(failed("no results in it".into()));
     }
     let mut out = String::new();
@@ -54,14 +66,14 @@ pub fn table(folder: &Path) -> Result<String, LoadError> {
     Ok(out)
 }
 
-fn read_benches(path: &Path) -> Result<BTreeMap<String, f64>, LoadError> {
+fn read_benches(path: &Path) -> Result<Benches, LoadError> {
     let failed = |cause: String| LoadError::File {
         path: path.display().to_string(),
         cause,
     };
     let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
     serde_json::from_str(&text)
-        .map_err(|error| failed(format!("not a map from names to nanoseconds: {error}")))
+        .map_err(|error| failed(format!("not what benches/take.sh collects: {error}")))
 }
 
 fn write_runs(out: &mut String, groups: &BTreeMap<String, Vec<Report>>) -> std::fmt::Result {
@@ -80,8 +92,8 @@ fn write_runs(out: &mut String, groups: &BTreeMap<String, Vec<Report>>) -> std::
     )?;
     writeln!(
         out,
-        "| what | runs | accepted a second | p50 | p99 | p99.9 | max | p99 over the floor's | command |\n\
-         | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+        "| what | runs | accepted a second | p50 | p99 | p99.9 | max | p99 over the floor's | refused a second, p99 | command |\n\
+         | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
     )?;
     for (name, reports) in groups {
         let spread = |of: &dyn Fn(&Report) -> f64| {
@@ -107,13 +119,22 @@ fn write_runs(out: &mut String, groups: &BTreeMap<String, Vec<Report>>) -> std::
             true => "-".into(),
             false => format!("{:.1}x", Spread::of(floors.into_iter()).median),
         };
+        // A claim that was lost is answered work too.
+        let refused = match reports.iter().all(|report| report.counts.refused == 0) {
+            true => "-".into(),
+            false => format!(
+                "{}, {}",
+                spread(&|one| one.counts.refused as f64 / one.settings.seconds as f64),
+                spread(&|one| one.refusal_latency.p99_us)
+            ),
+        };
         let note = match reports.iter().all(Report::passed) {
             true => "",
             false => " **(books open)**",
         };
         writeln!(
             out,
-            "| {name}{note} | {} | {} | {} | {} | {} | {} | {floor} | `{}` |",
+            "| {name}{note} | {} | {} | {} | {} | {} | {} | {floor} | {refused} | `{}` |",
             reports.len(),
             spread(&|one| one.counts.accepted_a_second),
             spread(&|one| one.latency.p50_us),
@@ -161,12 +182,20 @@ fn command(report: &Report) -> String {
     out
 }
 
-fn write_benches(out: &mut String, benches: &BTreeMap<String, f64>) -> std::fmt::Result {
-    if benches.is_empty() {
+fn write_benches(out: &mut String, benches: &Benches) -> std::fmt::Result {
+    if benches.nanoseconds.is_empty() {
         return Ok(());
     }
-    writeln!(out, "\n| bench | one iteration |\n| --- | --- |")?;
-    for (name, nanoseconds) in benches {
+    let facts = benches.machine.iter();
+    let facts: Vec<String> = facts
+        .map(|(name, value)| format!("{name} {value}"))
+        .collect();
+    writeln!(
+        out,
+        "\nBenches: {}.\n\n| bench | one iteration |\n| --- | --- |",
+        facts.join(", ")
+    )?;
+    for (name, nanoseconds) in &benches.nanoseconds {
         let time = match *nanoseconds {
             ns if ns >= 1e9 => format!("{:.2} s", ns / 1e9),
             ns if ns >= 1e6 => format!("{:.2} ms", ns / 1e6),
@@ -203,7 +232,8 @@ mod tests {
             report("8", us, 100).write(&path).unwrap();
         }
         std::fs::write(folder.path().join("notes.txt"), "not looked at").unwrap();
-        std::fs::write(folder.path().join(CRITERION), "{\"a/b\": 1500.0}").unwrap();
+        let benches = r#"{"machine": {"processors": "2"}, "nanoseconds": {"a/b": 1500.0}}"#;
+        std::fs::write(folder.path().join(CRITERION), benches).unwrap();
         let table = table(folder.path()).unwrap();
         assert!(
             table.contains("| slow | 3 | 10 (10-10) | 400 (300-500) |"),
@@ -213,6 +243,7 @@ mod tests {
             table.contains("| alone | 1 |") && table.contains("--batch 8"),
             "{table}"
         );
+        assert!(table.contains("Benches: processors 2."), "{table}");
         assert!(table.contains("| a/b | 1.50 us |"), "{table}");
     }
 
