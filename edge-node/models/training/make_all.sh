@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes everything under models/ anew: data, training, export, evaluation, report.
-# Needs Python 3.11 or newer; about 40 minutes on two cores. The data stays in KARAT_TRAINING_CACHE.
+# Needs Python 3.11 or newer; about 40 minutes on two idle cores. The data stays in KARAT_TRAINING_CACHE.
 set -eu
 cd "$(dirname "$0")"
 : "${KARAT_TRAINING_CACHE:=${TMPDIR:-/tmp}/karat-training}"
@@ -11,13 +11,27 @@ if [ -z "${PYTHON:-}" ]; then
     PYTHON="$KARAT_TRAINING_CACHE/venv/bin/python"
     "$PYTHON" -m pip install --quiet -r requirements.txt
 fi
-"$PYTHON" train.py auditor-base
-"$PYTHON" train.py generator
-"$PYTHON" train.py settle
-"$PYTHON" train.py pairs
-"$PYTHON" train.py polish
-"$PYTHON" train.py exact
-"$PYTHON" train.py auditor
-"$PYTHON" export.py
-"$PYTHON" evaluate.py
+rm -f "$KARAT_TRAINING_CACHE/stages.jsonl"
+stage() { "$PYTHON" stage.py "$@"; }
+
+stage data data.py
+stage twins auditor_data.py
+# One stage a core: generators on this one, the auditor's first parts on the other.
+{ stage auditor-drawer train_auditor.py drawer && stage auditor-base train_auditor.py base; } & other=$!
+for one in guide teacher; do
+    stage "$one" train_generator.py "$one"
+done
+stage smaller train_generator.py smaller & smaller=$!
+for one in small exact; do
+    stage "$one" train_generator.py "$one"
+done
+wait "$smaller"
+wait "$other"
+stage export-generators export_generator.py
+stage auditor train_auditor.py final
+stage export-auditor export_auditor.py
+stage evaluate-auditor evaluate_auditor.py & other=$!
+stage evaluate-generators evaluate_generator.py
+wait "$other"
+"$PYTHON" report.py
 "$PYTHON" check.py

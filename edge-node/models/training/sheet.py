@@ -14,3 +14,15 @@ def sheet(images, columns, scale=2, gap=2, ground=(18, 16, 26)):
         out[top:top + h, left:left + w] = image
     picture = Image.fromarray(out)
     return picture.resize((picture.width * scale, picture.height * scale), Image.NEAREST)
+
+
+def save_png(picture, path, limit):
+    """A PNG below `limit` bytes: as few of the lowest bits are dropped as that takes."""
+    pixels = np.asarray(picture).astype(np.int32)
+    for bits in range(5):
+        step = 1 << bits
+        coarse = np.clip((pixels + step // 2) // step * step, 0, 255).astype(np.uint8)
+        Image.fromarray(coarse).save(path, optimize=True)
+        if path.stat().st_size <= limit:
+            return
+    raise ValueError(f"{path.name} does not fit {limit} bytes")
