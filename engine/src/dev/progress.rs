@@ -123,11 +123,14 @@ fn line(picture: &Picture<'_>) -> String {
         ..
     } = picture;
     format!(
-        "{:6.1}s generated {} by {}{} sequenced {} verified {} rejected {} review {} traded {} settled {} refused {} gas/asset {} | {} | {}",
+        "{:6.1}s generated {}{} sequenced {} verified {} rejected {} review {} traded {} settled {} refused {} gas/asset {} | {} | {}",
         picture.elapsed.as_secs_f64(),
         node.generated,
-        node.variant,
-        steps_text(node),
+        if node.variant.is_empty() {
+            String::new()
+        } else {
+            format!(" by {}{}", node.variant, steps_text(node))
+        },
         status.applied_seq,
         books.verified,
         tally.rejected,
@@ -157,13 +160,20 @@ fn block(picture: &Picture<'_>) -> String {
         status,
         ..
     } = picture;
+    let maker = if node.variant.is_empty() {
+        "loads its model".to_owned()
+    } else {
+        format!(
+            "{}{} on {}, {} us an image",
+            node.variant,
+            steps_text(node),
+            node.backend,
+            node.generate_p50_us
+        )
+    };
     let mut text = format!(
-        "\n  {:>7.1} s   edge node: {}{} on {}, {} us an image\n\n",
+        "\n  {:>7.1} s   edge node: {maker}\n\n",
         picture.elapsed.as_secs_f64(),
-        node.variant,
-        steps_text(node),
-        node.backend,
-        node.generate_p50_us,
     );
     let rows = [
         (
