@@ -70,13 +70,16 @@ fn json(output: &Output) -> serde_json::Value {
 fn send(topic: &str, messages: &[Vec<u8>]) {
     let producer: BaseProducer = ClientConfig::new()
         .set("bootstrap.servers", address())
+        // More than a message of commands may have, so that one can be too large.
+        .set("message.max.bytes", "9000000")
         .create()
         .unwrap();
     for message in messages {
         let record: BaseRecord<'_, (), [u8]> = BaseRecord::to(topic).payload(message);
         producer.send(record).map_err(|(error, _)| error).unwrap();
+        // One by one, so that they keep their order also when one of them is slow.
+        producer.flush(Duration::from_secs(60)).unwrap();
     }
-    producer.flush(Duration::from_secs(60)).unwrap();
 }
 
 /// Every message that is on a topic now.
@@ -235,7 +238,7 @@ async fn commands_from_a_topic_are_taken_once_over_restarts_and_the_rest_becomes
         }
     })
     .await;
-    send_large(&commands, &some);
+    send(&commands, &some);
     until_balance(&mut realm, 123).await;
     // Stopped and started again, twice: nothing is taken a second time.
     let realm = realm.stop().await.start().await;
@@ -307,19 +310,4 @@ async fn commands_from_a_topic_are_taken_once_over_restarts_and_the_rest_becomes
     .await;
     assert_eq!(deposits, wanted);
     realm.stop().await;
-}
-
-/// As [`send`], for messages that are larger than a producer takes by itself.
-fn send_large(topic: &str, messages: &[Vec<u8>]) {
-    let producer: BaseProducer = ClientConfig::new()
-        .set("bootstrap.servers", address())
-        .set("message.max.bytes", "9000000")
-        .create()
-        .unwrap();
-    for message in messages {
-        let record: BaseRecord<'_, (), [u8]> = BaseRecord::to(topic).payload(message);
-        producer.send(record).map_err(|(error, _)| error).unwrap();
-        // One by one, so that they keep their order also when one of them is slow.
-        producer.flush(Duration::from_secs(60)).unwrap();
-    }
 }

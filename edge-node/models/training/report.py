@@ -46,7 +46,7 @@ def main():
     write_manifests(generators["manifest"], auditor["manifest"])
     total = sum(path.stat().st_size for path in (*GENERATORS.values(), AUDITOR))
     lines = ["# Report on the models", "",
-             "Written by `training/make_all.sh` from the committed ONNX files, with ONNX Runtime on one thread. "
+             "Written by `training/report.py` from the committed ONNX files, with ONNX Runtime on one thread. "
              f"All ONNX files together: {total} bytes.", ""]
     lines += generators["lines"] + auditor["lines"] + [""] + stage_table()
     (MODELS / "REPORT.md").write_text("\n".join(lines).rstrip("\n") + "\n")
