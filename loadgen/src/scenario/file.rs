@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::player::Action;
+use super::Action;
 use crate::error::LoadError;
 
 /// Version of the form. A newer one is refused, never guessed at.

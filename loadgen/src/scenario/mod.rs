@@ -4,7 +4,9 @@
 //! and its own seeded randomness, so that nothing that another stream does can change what a command of this one should
 //! come to. Only contested assets belong to all streams.
 
+mod action;
 pub mod changes;
+mod effect;
 pub mod file;
 mod holdings;
 mod mint;
@@ -16,10 +18,12 @@ mod popularity;
 use bytes::Bytes;
 use karat_proto::v1;
 
+pub use action::Action;
+pub use effect::{Effect, Kind, Part};
 pub use file::ScenarioFile;
-pub use holdings::{Effect, Holdings, Kind, NOBODY, Part, Row};
+pub use holdings::{Holdings, NOBODY, Row};
 pub use mint::{CONTENT, MintForm, TRAITS, content_digest};
-pub use player::{Action, Player, Stage};
+pub use player::{Player, Stage};
 
 /// A command before it has its id, and what it changes if it is accepted.
 pub struct Draft {

@@ -8,16 +8,15 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use bytes::Bytes;
+use karat_proto::v1;
 use karat_proto::v1::command::Kind;
-use karat_proto::{Code, v1};
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
-use serde::Deserialize;
 
 use super::changes::{self, mix};
 use super::file::ScenarioFile;
 use super::popularity::{Weighted, Zipf};
-use super::{Draft, Effect, Holdings, MintForm, Part};
+use super::{Action, Draft, Effect, Holdings, MintForm, Part};
 
 /// Prices are 1 to this, minor units; accounts begin with enough for 10 million of them.
 const PRICE_MAX: u32 = 100;
@@ -29,73 +28,6 @@ const NO_ASSET: u64 = u64::MAX >> 1;
 const NO_VERSION: u32 = u32::MAX;
 /// Rows looked at for each asset of an exchange.
 const TRIES_A_PART: usize = 4;
-
-/// What a player can do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Action {
-    /// A new asset for one of the stream's accounts.
-    Mint,
-    /// An asset to another account.
-    Transfer,
-    /// Assets for currency.
-    Exchange,
-    /// An asset that nobody owns and no other stream claims; a transfer when none is left.
-    Claim,
-    /// An asset that all streams claim.
-    Contest,
-    /// New content for an asset.
-    Revise,
-    /// A transfer in a version that the asset never had.
-    StaleVersion,
-    /// A transfer of what belongs to another.
-    NotOwner,
-    /// A transfer of what does not exist.
-    UnknownAsset,
-    /// A claim of what has an owner.
-    AlreadyOwned,
-    /// A payment that nobody could afford.
-    NoFunds,
-    /// An exchange that the giver did not agree to.
-    NoConsent,
-    /// A transfer to an account of three bytes.
-    Malformed,
-}
-
-impl Action {
-    /// As scenario files name it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Action::Mint => "mint",
-            Action::Transfer => "transfer",
-            Action::Exchange => "exchange",
-            Action::Claim => "claim",
-            Action::Contest => "contest",
-            Action::Revise => "revise",
-            Action::StaleVersion => "stale_version",
-            Action::NotOwner => "not_owner",
-            Action::UnknownAsset => "unknown_asset",
-            Action::AlreadyOwned => "already_owned",
-            Action::NoFunds => "no_funds",
-            Action::NoConsent => "no_consent",
-            Action::Malformed => "malformed",
-        }
-    }
-
-    /// The refusal that it must get; `None` for what should be accepted or may be.
-    pub fn refused_with(self) -> Option<Code> {
-        match self {
-            Action::StaleVersion => Some(Code::StaleVersion),
-            Action::NotOwner => Some(Code::NotOwner),
-            Action::UnknownAsset => Some(Code::UnknownAsset),
-            Action::AlreadyOwned => Some(Code::AlreadyOwned),
-            Action::NoFunds => Some(Code::InsufficientFunds),
-            Action::NoConsent => Some(Code::ConsentMissing),
-            Action::Malformed => Some(Code::Malformed),
-            _ => None,
-        }
-    }
-}
 
 /// What all streams of a run share.
 #[derive(Clone)]
