@@ -10,15 +10,16 @@
 # `karat-load table FOLDER` prints the table again. Ends with an error when the books of a run do not close.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. deploy/start-server.sh
 
 out=${1:-benches/results/$(date -u +%F)-$(nproc)}
 runs=${2:-3}
 seconds=${3:-10}
 binaries=${CARGO_TARGET_DIR:-target}/release
 work=$(mktemp -d)
-serving=""
+server_pid=""
 end() {
-    [ -z "$serving" ] || kill "$serving" 2>/dev/null || true
+    [ -z "$server_pid" ] || kill "$server_pid" 2>/dev/null || true
     rm -rf "$work"
 }
 trap end EXIT
@@ -27,18 +28,10 @@ mkdir -p "$out"
 failed=""
 # run NAME NUMBER ARGUMENTS
 run() {
-    local name=$1 number=$2 target="" code=0
+    local name=$1 number=$2 code=0
     shift 2
-    "$binaries/karat" serve --data "$work/data" --port 0 2>"$work/serve.log" &
-    serving=$!
-    for _ in $(seq 600); do
-        target=$(sed -n 's/.*\(127\.0\.0\.1:[0-9]*\).*/http:\/\/\1/p' "$work/serve.log" | sed -n 1p)
-        [ -z "$target" ] || break
-        kill -0 "$serving" 2>/dev/null || break
-        sleep 0.1
-    done
-    [ -n "$target" ] || { cat "$work/serve.log" >&2; echo "karat serve did not say where it listens" >&2; exit 1; }
-    "$binaries/karat-load" run --target "$target" --quiet --verdict review --seconds "$seconds" \
+    start_server "$work/serve.log" "$binaries/karat" serve --data "$work/data" --port 0
+    "$binaries/karat-load" run --target "$server_target" --quiet --verdict review --seconds "$seconds" \
         --json "$work/run.json" "$@" >"$work/run.txt" || code=$?
     # 3: the books close, and the machine was too busy to generate the rate, which the report says.
     if [ "$code" != 0 ] && [ "$code" != 3 ]; then
@@ -47,9 +40,9 @@ run() {
         failed="$failed $name-$number"
     fi
     [ ! -s "$work/run.json" ] || cp "$work/run.json" "$out/$name-$number.json"
-    kill "$serving"
-    wait "$serving" || true
-    serving=""
+    kill "$server_pid"
+    wait "$server_pid" || true
+    server_pid=""
     rm -rf "$work/data" "$work/run.json"
 }
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The claim stampede on PostgreSQL behind a gRPC service (with row locks, and with optimistic versions) and on Karat, by one
-# load generator, alternately, so that every figure has its neighbour from the same minute. benches/README.md says what is
+# The claim stampede and exchanges on PostgreSQL behind a gRPC service (with row locks, and with optimistic versions) and on
+# Karat, by one load generator, alternately, so that every figure has its neighbour from the same minute. benches/README.md says what is
 # fair here and what is not.
 #
 #   cargo build --release -p karat-engine -p karat-loadgen
@@ -10,6 +10,7 @@
 # Writes a result for each run into FOLDER and prints their table. Ends with an error when the books of a run do not close.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+. deploy/start-server.sh
 [ $# -ge 1 ] || { sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 2; }
 mkdir -p "$1"
 out=$(cd "$1" && pwd)
@@ -38,13 +39,12 @@ if [ "$(id -u)" = 0 ]; then
     as=(runuser -u postgres --)
 fi
 server() { (cd "$work/socket" && "${as[@]}" "$@"); }
-target=""
-serving=""
+server_pid=""
 stop_target() {
-    [ -n "$serving" ] || return 0
-    kill "$serving" 2>/dev/null || true
-    wait "$serving" 2>/dev/null || true
-    serving=""
+    [ -n "$server_pid" ] || return 0
+    kill "$server_pid" 2>/dev/null || true
+    wait "$server_pid" 2>/dev/null || true
+    server_pid=""
 }
 end() {
     stop_target
@@ -68,33 +68,18 @@ server "$bin/pg_ctl" -D "$work/data" -w -t 120 -l "$work/socket/log" start >/dev
     { cat "$work/socket/log" >&2; exit 1; }
 sql() { server env PGOPTIONS='-c client_min_messages=warning' "$bin/psql" -h "$work/socket" -U postgres -q -v ON_ERROR_STOP=1 "$@"; }
 
-# Starts `$@` in the background and waits for the address that it prints.
-serve() {
-    "$@" >"$work/serve.log" 2>&1 &
-    serving=$!
-    for _ in $(seq 600); do
-        target=$(sed -n 's/.*\(127\.0\.0\.1:[0-9]*\).*/http:\/\/\1/p' "$work/serve.log" | sed -n 1p)
-        [ -z "$target" ] || return 0
-        kill -0 "$serving" 2>/dev/null || break
-        sleep 0.1
-    done
-    cat "$work/serve.log" >&2
-    echo "$1 did not say where it listens" >&2
-    return 1
-}
-
 # A target with nothing in it.
 start() {
     case $1 in
     karat)
         rm -rf "$work/karat"
-        serve "$binaries/karat" serve --data "$work/karat" --port 0
+        start_server "$work/serve.log" "$binaries/karat" serve --data "$work/karat" --port 0
         ;;
     postgres-*)
         sql -c 'DROP SCHEMA public CASCADE; CREATE SCHEMA public'
         sql -f - <"$repository/benches/peers/postgres/schema.sql"
         sql -c CHECKPOINT
-        serve "$binaries/karat-peer-postgres" --socket "$work/socket" --rule "${1#postgres-}"
+        start_server "$work/serve.log" "$binaries/karat-peer-postgres" --socket "$work/socket" --rule "${1#postgres-}"
         ;;
     esac
 }
@@ -107,7 +92,7 @@ run() {
     for one in postgres-locked postgres-optimistic karat; do
         start "$one"
         code=0
-        "$binaries/karat-load" run --target "$target" --quiet --verdict review --scenario claim-stampede \
+        "$binaries/karat-load" run --target "$server_target" --quiet --verdict review \
             --seconds "$seconds" --floor-seconds 0 --drain-seconds 60 "$@" \
             --json "$work/run.json" >"$work/run.txt" || code=$?
         # 3: the books close, and the machine was too busy to generate the rate, which the report says.
@@ -124,10 +109,13 @@ run() {
 
 echo "load average before: $(cat /proc/loadavg)"
 for number in $(seq "$runs"); do
-    run "claims-durable-$rate" "$number" --ack durable --rate "$rate"
-    run claims-durable-max "$number" --ack durable --rate max
-    run claims-durable-max-batch256 "$number" --ack durable --rate max --batch 256
-    run claims-sequenced-max "$number" --ack sequenced --rate max
+    claims=(--scenario claim-stampede)
+    run "claims-durable-$rate" "$number" "${claims[@]}" --ack durable --rate "$rate"
+    run claims-durable-max "$number" "${claims[@]}" --ack durable --rate max
+    run claims-durable-max-batch256 "$number" "${claims[@]}" --ack durable --rate max --batch 256
+    run claims-sequenced-max "$number" "${claims[@]}" --ack sequenced --rate max
+    # One under way on each stream: the peer answers messages of a stream side by side.
+    run exchanges-durable-max "$number" --scenario exchange-legs --ack durable --rate max --streams 16 --window 16
 done
 echo "load average after: $(cat /proc/loadavg)"
 "$bin/postgres" --version

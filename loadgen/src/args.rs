@@ -27,6 +27,8 @@ Examples:
     karat-load run --ack sequenced,durable --connections 4 --streams 2
     karat-load run --mode execute --rate 1000
     karat-load run --mode edge --scenario mint --ack durable --rate 200
+  Kafka producers, four of them, and outcomes from the engine's topics (a build with --features kafka):
+    karat-load run --target kafka://127.0.0.1:19092 --ack durable --connections 4 --rate 2000
   What a run was promised, asked again after the engine was killed and started again:
     karat-load check results/run.json --target http://127.0.0.1:7400
   Two results side by side, or three runs each with their spread:
@@ -94,7 +96,7 @@ pub struct LoadArgs {
     /// Commands in one message; an open loop schedules messages.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=limits::REQUEST_COMMANDS_MAX as u64))]
     pub batch: u64,
-    /// Connections.
+    /// Connections; Kafka producers for a kafka:// target.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=256))]
     pub connections: u64,
     /// Streams over each connection; messages go round all of them.
@@ -143,9 +145,23 @@ pub struct LoadArgs {
 /// Arguments of `run`.
 #[derive(Clone, Debug, Args)]
 pub struct RunArgs {
-    /// The engine's gRPC address.
+    /// The engine's gRPC address; or kafka://HOST:PORT, whose topics the engine reads: then commands are produced to the
+    /// topic of commands, outcomes are taken from the topics of events and dead letters, and --ack must be durable.
     #[arg(long, default_value = "http://127.0.0.1:7400")]
     pub target: String,
+    /// For a kafka:// target: the engine's gRPC address, where the run is prepared and its books are checked.
+    #[arg(long, default_value = "http://127.0.0.1:7400")]
+    pub engine: String,
+    /// For a kafka:// target: the realm, as the engine's realm.name says.
+    #[arg(long, default_value = "main")]
+    pub realm: String,
+    /// For a kafka:// target: what its topics begin with, as the engine's log.kafka.topic_prefix says.
+    #[arg(long, default_value = "karat")]
+    pub topic_prefix: String,
+    /// For a kafka:// target: a property of librdkafka, NAME=VALUE; may be given several times. A value env:VARIABLE is
+    /// read from the environment, so that no secret stands here.
+    #[arg(long = "kafka-property", value_name = "NAME=VALUE")]
+    pub kafka_properties: Vec<String>,
     /// What is sent, and how.
     #[command(flatten)]
     pub load: LoadArgs,
@@ -160,6 +176,7 @@ pub struct RunArgs {
     #[arg(long, value_parser = run_id)]
     pub run_id: Option<u64>,
     /// Measure the floor with the same settings first, for so many seconds at most, and print the ratio to it; 0 for none.
+    /// A kafka:// target has none: the echo speaks gRPC.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(0..=600))]
     pub floor_seconds: u64,
     /// The same as `--floor-seconds 10`.
@@ -223,6 +240,9 @@ pub enum Mode {
     Execute,
     /// An edge node's stream: images, each against a credit. For scenarios that only mint.
     Edge,
+    /// Messages of a Kafka producer: chosen by a kafka:// target.
+    #[value(skip)]
+    Kafka,
 }
 
 /// What the agents make of the assets of a run.
@@ -329,6 +349,9 @@ impl LoadArgs {
             )),
             Mode::Edge if self.ack.iter().any(|ack| *ack != Ack::Durable) => refuse(
                 "an edge node is answered when its assets are durable: say --ack durable".into(),
+            ),
+            Mode::Kafka if self.ack.iter().any(|ack| *ack != Ack::Durable) => refuse(
+                "on Kafka a command is answered by its durable event: say --ack durable".into(),
             ),
             _ => Ok(lanes),
         }

@@ -1,17 +1,24 @@
 //! `karat-load check`: does a target still hold what it acknowledged in a run?
 
+use std::time::Duration;
+
 use karat_proto::Account;
+use tonic::transport::Channel;
 
 use crate::args::CheckArgs;
 use crate::books::Problems;
 use crate::client::connect;
 use crate::error::LoadError;
 use crate::records::Records;
-use crate::report::{Report, books_path};
+use crate::report::{Report, Settings, books_path};
 use crate::run::on_one_thread;
-use crate::setup::accounts_of_stream;
+use crate::setup::{World, accounts_of_stream};
 use crate::truth::events::{self, EventsChecked, Ours};
 use crate::truth::{self, Checked, ExpectedAsset};
+
+/// A target that goes on while it is asked is asked again, so often and with such a pause.
+const ROUNDS: u32 = 60;
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// What was found.
 pub struct Recheck {
@@ -53,39 +60,27 @@ pub fn check(args: &CheckArgs) -> Result<Recheck, LoadError> {
     let accepted = answered.iter().filter(|record| record.code == 0).count() as u64;
     on_one_thread(async {
         let channel = connect(&args.target).await?;
-        let mut problems = Problems::default();
         let ours = Ours {
             world,
             accounts: &accounts,
             run,
         };
-        let (events, left) = events::check(channel.clone(), &ours, &records, &mut problems).await;
-        // With every event compared, what they leave is what must be there; of a part, only the part's end would be known.
-        let whole = records.left_out == 0 && problems.count == 0;
-        let mut checked = Checked::default();
-        if whole {
-            let assets: Vec<ExpectedAsset> = {
-                let mut assets: Vec<_> = left.assets.iter().collect();
-                // In an order that the sample can rely on.
-                assets.sort_unstable_by_key(|(asset, _)| **asset);
-                let expected = assets.into_iter().map(|(asset, one)| ExpectedAsset {
-                    asset: *asset,
-                    owner: match one.owner.is_nobody() {
-                        true => bytes::Bytes::new(),
-                        false => crate::client::account_bytes(&one.owner),
-                    },
-                    sequence: one.sequence,
-                });
-                expected.collect()
-            };
-            let balances: Vec<(Account, i128)> = accounts
-                .iter()
-                .flatten()
-                .map(|account| (*account, left.balances.get(account).copied().unwrap_or(0)))
-                .collect();
-            let (deposit, seed) = (world.deposit, settings.seed);
-            checked = truth::check(channel, &assets, &balances, deposit, seed, &mut problems).await;
-        }
+        let mut round = 1;
+        // Commands that wait in a topic are taken once their engine is back: then the state is newer than the events that
+        // were compared, and both are looked at again.
+        let (problems, events, checked) = loop {
+            let found = look(&channel, &ours, &records, world, settings).await;
+            if found.0.count == 0 || round >= ROUNDS || unanswered.is_empty() {
+                break found;
+            }
+            match events::applied(&channel, &ours).await {
+                // Events that could not be read say nothing of where the target is.
+                Ok(sequence) if (1..sequence).contains(&found.1.up_to_sequence) => {}
+                _ => break found,
+            }
+            tokio::time::sleep(PAUSE).await;
+            round += 1;
+        };
         Ok(Recheck {
             accepted,
             unanswered: unanswered.len() as u64,
@@ -95,6 +90,47 @@ pub fn check(args: &CheckArgs) -> Result<Recheck, LoadError> {
             levels: settings.ack.clone(),
         })
     })
+}
+
+/// Events and state, compared once.
+async fn look(
+    channel: &Channel,
+    ours: &Ours<'_>,
+    records: &Records,
+    world: &World,
+    settings: &Settings,
+) -> (Problems, EventsChecked, Checked) {
+    let mut problems = Problems::default();
+    let (events, left) = events::check(channel.clone(), ours, records, &mut problems).await;
+    // With every event compared, what they leave is what must be there; of a part, only the part's end would be known.
+    let whole = records.left_out == 0 && problems.count == 0;
+    let mut checked = Checked::default();
+    if whole {
+        let assets: Vec<ExpectedAsset> = {
+            let mut assets: Vec<_> = left.assets.iter().collect();
+            // In an order that the sample can rely on.
+            assets.sort_unstable_by_key(|(asset, _)| **asset);
+            let expected = assets.into_iter().map(|(asset, one)| ExpectedAsset {
+                asset: *asset,
+                owner: match one.owner.is_nobody() {
+                    true => bytes::Bytes::new(),
+                    false => crate::client::account_bytes(&one.owner),
+                },
+                sequence: one.sequence,
+            });
+            expected.collect()
+        };
+        let balances: Vec<(Account, i128)> = ours
+            .accounts
+            .iter()
+            .flatten()
+            .map(|account| (*account, left.balances.get(account).copied().unwrap_or(0)))
+            .collect();
+        let (deposit, seed) = (world.deposit, settings.seed);
+        let channel = channel.clone();
+        checked = truth::check(channel, &assets, &balances, deposit, seed, &mut problems).await;
+    }
+    (problems, events, checked)
 }
 
 impl Recheck {

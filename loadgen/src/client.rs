@@ -11,17 +11,18 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::args::{Mode, Rate};
+use crate::args::Rate;
 use crate::books::Books;
 use crate::contests::Contests;
 use crate::driver::{Driven, Driver, LoadStream, ThreadShares};
 use crate::error::LoadError;
-use crate::lanes::{self, EdgeSide};
+use crate::lanes::EdgeSide;
 use crate::live::Live;
 use crate::plan::Plan;
 use crate::scenario::{Holdings, Player};
 use crate::schedule::Schedule;
 use crate::timer::{FineTimer, ThreadTime};
+use crate::wire::Wire;
 
 /// HTTP/2 windows on both sides: with the default of 64 KiB a stream of small messages waits for window updates.
 pub const WINDOW_BYTES: u32 = 4 * 1024 * 1024;
@@ -89,48 +90,35 @@ pub struct Load {
     pub live: Option<Live>,
 }
 
-/// Drives `load` over these connections. Must run inside a `LocalSet`.
+/// Drives `load` over these connections, or on these topics. Must run inside a `LocalSet`.
 ///
 /// # Errors
 /// When the streams cannot be opened; what happens later is in the result.
-pub async fn drive(channels: &[Channel], load: Load) -> Result<Driven, LoadError> {
+pub async fn drive(wire: &Wire, load: Load) -> Result<Driven, LoadError> {
     let Load { plan, run, .. } = load;
     let timer = FineTimer::new().map_err(no_timer)?;
-    // The window is the bound: a message that fits into it always finds a place here.
-    let places = (plan.window_a_stream / plan.batch + 1) as usize;
-    let mut streams = Vec::new();
-    let mut answers = Vec::new();
-    for (number, stream) in load.streams.into_iter().enumerate() {
-        let channel = channels[number / plan.streams % channels.len()].clone();
-        let (lane, answer) = match plan.mode {
-            Mode::Submit => lanes::open_submit(channel, places).await?,
-            Mode::Execute => lanes::open_execute(channel, places),
-            Mode::Edge => lanes::open_edge(channel, places, &load.edge, number, plan.batch).await?,
-        };
-        answers.push(answer);
-        streams.push(LoadStream {
-            lane: Some(lane),
-            books: Books::new(run, number as u16),
-            holdings: stream.holdings,
-            player: stream.player,
-            digest: 0,
-        });
-    }
+    let mut opened = wire.open(&plan, load.streams.len(), &load.edge).await?;
+    let deliveries = opened.take_deliveries();
+    let streams = load.streams.into_iter().zip(opened.lanes).enumerate();
+    let streams = streams.map(|(number, (stream, lane))| LoadStream {
+        lane: Some(lane),
+        books: Books::new(run, number as u16),
+        holdings: stream.holdings,
+        player: stream.player,
+        digest: 0,
+    });
+    let streams = streams.collect();
     let contests = Contests::new(run, &load.contested);
     let driver = Rc::new(RefCell::new(Driver::new(
         plan, streams, contests, load.live,
     )));
     let progress = Rc::new(Notify::new());
-    let receivers: Vec<_> = answers
+    let receivers: Vec<_> = opened
+        .receivers
         .into_iter()
         .enumerate()
-        .map(|(stream, answers)| {
-            tokio::task::spawn_local(lanes::receive(
-                driver.clone(),
-                stream,
-                answers,
-                progress.clone(),
-            ))
+        .map(|(stream, receiver)| {
+            tokio::task::spawn_local(receiver.run(driver.clone(), stream, progress.clone()))
         })
         .collect();
 
@@ -162,7 +150,9 @@ pub async fn drive(channels: &[Channel], load: Load) -> Result<Driven, LoadError
     }
     // Aborted tasks drop their handle on the next turn of the loop.
     tokio::task::yield_now().await;
-    Ok(driver.borrow_mut().finish(thread))
+    let mut driven = driver.borrow_mut().finish(thread);
+    driven.deliveries = deliveries();
+    Ok(driven)
 }
 
 fn no_timer(cause: std::io::Error) -> LoadError {

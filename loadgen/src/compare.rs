@@ -226,6 +226,7 @@ pub(crate) mod tests {
             digest: 0,
             thread: None,
             behind: (0.0, 0),
+            deliveries: None,
         };
         let settings = Settings::new("echo", &args.load, "trade", 1, 7);
         Report::new("floor", settings, &driven, Problems::default())

@@ -5,9 +5,10 @@ use std::time::Instant;
 use karat_proto::{Code, limits, v1};
 use serde::{Deserialize, Serialize};
 
-use crate::args::Ack;
+use crate::args::{Ack, Mode};
 use crate::books::{Books, Entry, Numbers, Problems};
 use crate::contests::{Contests, Won};
+use crate::kafka::Deliveries;
 use crate::lanes::Lane;
 use crate::live::Live;
 use crate::plan::Plan;
@@ -44,6 +45,8 @@ pub struct Driven {
     pub thread: Option<ThreadShares>,
     /// How far behind the schedule the sender was at its end, seconds, and commands that it never came to.
     pub behind: (f64, u64),
+    /// What the brokers said, of a run on Kafka.
+    pub deliveries: Option<Deliveries>,
 }
 
 /// What the generator's thread did while it sent, as shares of the time.
@@ -307,6 +310,8 @@ impl Driver {
             stream.holdings.refused(entry.effect, outcome.code);
             if let Effect::Contest { place: contest, .. } = entry.effect
                 && outcome.code == Code::AlreadyOwned as u32
+                // A dead letter names no winner.
+                && self.plan.mode != Mode::Kafka
             {
                 let winner = (outcome.winner_sequence, &outcome.winner_id[..]);
                 self.contests.lost(contest, place, winner, problems);
@@ -387,6 +392,7 @@ impl Driver {
             digest,
             thread,
             behind: self.behind,
+            deliveries: None,
         }
     }
 }

@@ -15,6 +15,16 @@ pub enum LoadError {
         /// What the connection said.
         cause: String,
     },
+    /// No broker answers.
+    #[error(
+        "cannot reach Kafka at {brokers}: {cause}\nIs a broker running there? `deploy/kafka/start.sh` starts one."
+    )]
+    Broker {
+        /// The addresses as they were given.
+        brokers: String,
+        /// What the client said.
+        cause: String,
+    },
     /// The target does not do what a run needs before it can begin.
     #[error("setup failed at {step}: {cause}")]
     Setup {

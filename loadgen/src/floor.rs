@@ -233,6 +233,29 @@ impl Echo {
     }
 }
 
+/// Answers a call as a message with one command, for services that treat both alike.
+///
+/// # Errors
+/// When the message's answer is one.
+pub async fn execute_by_submit<F>(
+    request: Request<v1::ExecuteRequest>,
+    submit: impl FnOnce(v1::SubmitRequest) -> F,
+) -> Result<Response<v1::ExecuteResponse>, Status>
+where
+    F: Future<Output = Result<v1::SubmitResponse, Status>>,
+{
+    let request = request.into_inner();
+    let answer = submit(v1::SubmitRequest {
+        ack: request.ack,
+        commands: request.command.into_iter().collect(),
+    })
+    .await?;
+    Ok(Response::new(v1::ExecuteResponse {
+        ack: answer.ack,
+        outcome: answer.outcomes.into_iter().next(),
+    }))
+}
+
 #[tonic::async_trait]
 impl Edge for Echo {
     type ConnectStream = Responses<v1::EdgeResponse>;
@@ -272,15 +295,7 @@ impl Ledger for Echo {
         &self,
         request: Request<v1::ExecuteRequest>,
     ) -> Result<Response<v1::ExecuteResponse>, Status> {
-        let request = request.into_inner();
-        let answer = self.answer(v1::SubmitRequest {
-            ack: request.ack,
-            commands: request.command.into_iter().collect(),
-        })?;
-        Ok(Response::new(v1::ExecuteResponse {
-            ack: answer.ack,
-            outcome: answer.outcomes.into_iter().next(),
-        }))
+        execute_by_submit(request, |message| std::future::ready(self.answer(message))).await
     }
 
     async fn get_asset(

@@ -6,8 +6,8 @@
 //! with the target's events and with what it says it holds ([`truth`]). The same client drives an echo service in this process ([`floor`]), so
 //! that a figure can stand beside what the transport alone costs.
 //!
-//! The way of a run: [`args`] → [`scenario`] and [`plan`] → [`setup`] → [`client`], [`lanes`] and [`driver`] (schedule,
-//! players, books, recorder) → [`truth`] → [`report`].
+//! The way of a run: [`args`] → [`scenario`] and [`plan`] → [`setup`] → [`client`], [`wire`] ([`lanes`] of gRPC or
+//! [`kafka`]) and [`driver`] (schedule, players, books, recorder) → [`truth`] → [`report`].
 
 pub mod args;
 pub mod books;
@@ -19,6 +19,7 @@ mod doubles;
 pub mod driver;
 pub mod error;
 pub mod floor;
+pub mod kafka;
 pub mod lanes;
 pub mod live;
 pub mod plan;
@@ -32,3 +33,4 @@ pub mod setup;
 pub mod table;
 pub mod timer;
 pub mod truth;
+pub mod wire;

@@ -93,13 +93,17 @@ fn finish(outcome: &Outcome, args: &LoadArgs) -> Result<ExitCode, LoadError> {
     }
     if let Some(folder) = &args.out {
         failures.extend(html::write(report, &folder.join("run.html")).err());
-        failures.extend(outcome.histograms.write(folder).err());
+        failures.extend(outcome.histograms.write(folder));
     }
-    if let Some(first) = failures.into_iter().next() {
+    // What could be written stays.
+    if let Some(last) = failures.pop() {
         eprintln!(
             "karat-load: the result could not be kept whole; what stands above is what it was"
         );
-        return Err(first);
+        for error in failures {
+            eprintln!("karat-load: {error}");
+        }
+        return Err(last);
     }
     Ok(match (report.passed(), &report.rate_missed) {
         (false, _) => ExitCode::from(BOOKS_OPEN),

@@ -190,7 +190,7 @@ impl Recorder {
     }
 }
 
-fn histogram() -> Histogram<u64> {
+pub(crate) fn histogram() -> Histogram<u64> {
     // The bounds are constants, and right ones.
     #[allow(clippy::unwrap_used)]
     Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3).unwrap()

@@ -11,6 +11,7 @@ use crate::args::{CompareArgs, EchoArgs, FloorArgs, LoadArgs, Mode, RunArgs};
 use crate::client::{Load, connect, drive};
 use crate::error::LoadError;
 use crate::floor::Floor;
+use crate::kafka::KafkaTarget;
 use crate::live::Live;
 use crate::plan::Plan;
 use crate::records::Records;
@@ -19,6 +20,7 @@ use crate::report::{Report, Settings};
 use crate::scenario::{Action, ScenarioFile};
 use crate::setup::{Ready, prepare, pretend};
 use crate::truth::events::{self, Ours};
+use crate::wire::Wire;
 use crate::{compare, truth};
 
 /// What `--with-floor` stands for.
@@ -41,20 +43,46 @@ pub struct Outcome {
 pub fn run(args: &RunArgs) -> Result<Outcome, LoadError> {
     let operator = Account::parse(&args.operator)
         .map_err(|error| LoadError::Arguments(format!("--operator: {error}")))?;
-    let file = scenario(&args.load)?;
-    let plan = Plan::new(&args.load, &file, false)?;
+    let kafka = KafkaTarget::parse(
+        &args.target,
+        &args.topic_prefix,
+        &args.realm,
+        &args.kafka_properties,
+    )?;
+    let mut load = args.load.clone();
+    if kafka.is_some() {
+        if load.mode != Mode::Submit {
+            return Err(LoadError::Arguments(
+                "a kafka:// target is a way to travel by itself: leave --mode out".into(),
+            ));
+        }
+        load.mode = Mode::Kafka;
+    }
+    let load = &load;
+    let file = scenario(load)?;
+    let plan = Plan::new(load, &file, false)?;
     let run = args.run_id.unwrap_or_else(fresh_run_id);
     let floor_seconds = match args.with_floor {
         true => FLOOR_SECONDS_MAX,
         false => args.floor_seconds,
     };
     on_one_thread(async {
-        let channels = connect_all(&args.target, &args.load).await?;
-        let channel = channels[0].clone();
-        let (load, verdict) = (&args.load, args.verdict);
+        let (channel, wire) = match kafka {
+            Some(target) => {
+                let wire = on_kafka(target, run)?;
+                (connect(&args.engine).await?, wire)
+            }
+            None => {
+                let channels = connect_all(&args.target, load).await?;
+                (channels[0].clone(), Wire::Grpc(channels))
+            }
+        };
+        let verdict = args.verdict;
         let ready = prepare(channel.clone(), load, &file, operator, verdict, run).await?;
         // After setup, so that a target which cannot be loaded is known at once; before the run, on the same warm process.
         let floor = match floor_seconds {
+            // The echo speaks gRPC alone.
+            _ if load.mode == Mode::Kafka => None,
             0 => None,
             seconds => Some(Box::new(
                 drive_floor(&short(load, seconds), None).await?.report,
@@ -67,15 +95,15 @@ pub fn run(args: &RunArgs) -> Result<Outcome, LoadError> {
             contested,
             edge,
         } = ready;
-        let load = Load {
+        let whole = Load {
             plan,
             run,
             streams,
             contested,
             edge,
-            live: live(&args.target, &args.load, &file),
+            live: live(&args.target, load, &file),
         };
-        let driven = drive(&channels, load).await?;
+        let driven = drive(&wire, whole).await?;
         let mut problems = driven.problems.clone();
         let mut checked = None;
         let mut events = None;
@@ -103,20 +131,20 @@ pub fn run(args: &RunArgs) -> Result<Outcome, LoadError> {
                     accounts.iter().copied().zip(holdings.changes().to_vec())
                 })
                 .collect();
-            let seed = args.load.seed;
+            let seed = load.seed;
             let deposit = world.deposit;
             let check =
                 truth::check(channel, &assets, &balances, deposit, seed, &mut problems).await;
             checked = Some(check);
         }
-        let mut settings = settings(&args.target, &args.load, &file, run)?;
+        let mut settings = settings(&args.target, load, &file, run)?;
         settings.verdict = format!("{:?}", args.verdict).to_lowercase();
         let mut report = Report::new("run", settings, &driven, problems);
         report.books.checked = checked;
         report.books.events = events;
         report.books.world = Some(world);
         report.floor = floor;
-        let histograms = Histograms::of(&driven.recorder, &args.load.ack);
+        let histograms = Histograms::of(&driven.recorder, &load.ack);
         Ok(Outcome {
             report,
             records: driven.records,
@@ -184,7 +212,7 @@ async fn drive_floor(args: &LoadArgs, target: Option<String>) -> Result<Outcome,
         edge: ready.edge,
         live: live("the echo", args, &file),
     };
-    let driven = drive(&channels, load).await?;
+    let driven = drive(&Wire::Grpc(channels), load).await?;
     let problems = driven.problems.clone();
     let settings = settings("echo", args, &file, run)?;
     Ok(Outcome {
@@ -203,6 +231,20 @@ fn scenario(args: &LoadArgs) -> Result<Rc<ScenarioFile>, LoadError> {
         )));
     }
     Ok(Rc::new(file))
+}
+
+#[cfg(feature = "kafka")]
+fn on_kafka(target: KafkaTarget, run: u64) -> Result<Wire, LoadError> {
+    Ok(Wire::Kafka(crate::kafka::Connection::open(target, run)?))
+}
+
+#[cfg(not(feature = "kafka"))]
+fn on_kafka(target: KafkaTarget, _: u64) -> Result<Wire, LoadError> {
+    Err(LoadError::Arguments(format!(
+        "this build of karat-load has no Kafka client for {}: `cargo build --release -p karat-loadgen --features kafka` \
+         makes one that has (it wants make and bash beside the C compiler)",
+        target.brokers
+    )))
 }
 
 async fn connect_all(target: &str, args: &LoadArgs) -> Result<Vec<Channel>, LoadError> {

@@ -168,8 +168,12 @@ fn command(report: &Report) -> String {
     let usual = arrivals == "constant" || settings.rate == "max";
     add(!usual, format!(" --arrivals {arrivals}"));
     add(
-        settings.mode != "submit",
+        settings.mode != "submit" && settings.mode != "kafka",
         format!(" --mode {}", settings.mode),
+    );
+    add(
+        settings.mode == "kafka",
+        format!(" --target {}", settings.target),
     );
     let (connections, streams) = (settings.connections, settings.streams);
     add(connections != 1, format!(" --connections {connections}"));

@@ -16,7 +16,7 @@ fn load(arguments: &str) -> LoadArgs {
         false => "--seconds 1 ",
     };
     // Nobody gives up because the machine is slow.
-    let arguments = format!("{seconds}--behind-seconds 120 {arguments}");
+    let arguments = format!("{seconds}--behind-seconds 600 {arguments}");
     let cli = Cli::parse_from(words.into_iter().chain(arguments.split_whitespace()));
     match cli.action {
         Action::Floor(args) => args.load,
@@ -31,7 +31,7 @@ fn against(faults: Faults, arguments: &str) -> Report {
 
 #[test]
 fn every_arrival_of_an_open_loop_is_sent_and_answered_once() {
-    let arguments = "--rate 3000 --batch 3 --streams 4 --scenario mixed --drain-seconds 30";
+    let arguments = "--rate 3000 --batch 3 --streams 4 --scenario mixed --drain-seconds 600";
     let report = against(Faults::default(), arguments);
     assert!(report.passed(), "{}", report.render());
     assert_eq!(report.counts.sent + report.counts.skipped, 3_000);
@@ -58,7 +58,7 @@ fn every_way_of_travelling_and_every_scenario_is_answered_once() {
         "--mode execute --connections 2 --streams 2",
     ];
     for (way, (scenario, _)) in ways.iter().cycle().zip(BUILT_IN) {
-        let arguments = format!("--rate 300 --drain-seconds 60 --scenario {scenario} {way}");
+        let arguments = format!("--rate 300 --drain-seconds 600 --scenario {scenario} {way}");
         let report = against(Faults::default(), &arguments);
         assert!(report.passed(), "{arguments}\n{}", report.render());
         assert_eq!(report.books.sent, report.books.accepted, "{arguments}");
@@ -78,7 +78,7 @@ fn two_runs_with_one_seed_send_the_same_commands_and_another_seed_sends_others()
     ] {
         let commands = |seed: u64| {
             let arguments = format!(
-                "--rate 1500 --streams 3 --scenario {scenario} --arrivals {arrivals} --seed {seed} --drain-seconds 60"
+                "--rate 1500 --streams 3 --scenario {scenario} --arrivals {arrivals} --seed {seed} --drain-seconds 600"
             );
             let report = against(Faults::default(), &arguments);
             assert!(report.passed(), "{arguments}\n{}", report.render());
@@ -94,7 +94,7 @@ fn two_runs_with_one_seed_send_the_same_commands_and_another_seed_sends_others()
 fn several_ack_levels_have_latencies_of_their_own() {
     let report = against(
         Faults::default(),
-        "--rate 1000 --ack sequenced,durable --drain-seconds 30",
+        "--rate 1000 --ack sequenced,durable --drain-seconds 600",
     );
     assert!(report.passed(), "{}", report.render());
     for level in ["sequenced", "durable"] {
@@ -119,7 +119,7 @@ fn the_seconds_of_a_run_add_up_to_it() {
 
 #[test]
 fn a_closed_window_sends_as_outcomes_return() {
-    let arguments = "--rate max --batch 16 --window 64 --streams 2 --scenario mint --seconds 4 --drain-seconds 60";
+    let arguments = "--rate max --batch 16 --window 64 --streams 2 --scenario mint --seconds 4 --drain-seconds 600";
     let report = against(Faults::default(), arguments);
     assert!(report.passed(), "{}", report.render());
     assert_eq!(report.counts.skipped, 0);
@@ -156,7 +156,7 @@ fn doubled_outcomes_keep_the_books_open_and_are_named() {
         double_every: 250,
         ..Faults::default()
     };
-    let report = against(faults, "--rate 1000 --drain-seconds 30");
+    let report = against(faults, "--rate 1000 --drain-seconds 600");
     assert!(!report.passed());
     assert_eq!(
         (report.books.unanswered, report.books.problems.count),

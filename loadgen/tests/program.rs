@@ -4,7 +4,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
 use karat_loadgen::report::Report;
@@ -14,6 +14,11 @@ fn karat_load(arguments: &[&str]) -> Output {
         .args(arguments)
         .output()
         .unwrap()
+}
+
+/// 3: they close, and this machine was too busy to generate the rate.
+fn books_closed(status: &ExitStatus) -> bool {
+    matches!(status.code(), Some(0 | 3))
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -57,7 +62,7 @@ fn a_floor_writes_a_result_that_compare_reads() {
         "0",
     ];
     let output = karat_load(&[&floor[..], &["--json", file]].concat());
-    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
+    assert!(books_closed(&output.status), "{}", text(&output.stdout));
     assert!(text(&output.stdout).contains("the books close"));
 
     let output = karat_load(&["compare", file, file]);
@@ -70,10 +75,10 @@ fn a_floor_writes_a_result_that_compare_reads() {
 fn a_folder_holds_the_result_in_every_form_and_the_page_needs_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("new").join("result");
-    let words = "floor --rate 500 --seconds 2 --behind-seconds 120 --warm-up-seconds 0 --scenario mixed-day --out";
+    let words = "floor --rate 500 --seconds 2 --behind-seconds 600 --warm-up-seconds 0 --scenario mixed-day --out";
     let words = words.split(' ').chain([out.to_str().unwrap()]);
     let output = karat_load(&words.collect::<Vec<_>>());
-    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
+    assert!(books_closed(&output.status), "{}", text(&output.stdout));
     // Plain lines on a pipe.
     let lines = text(&output.stderr);
     assert!(
@@ -157,6 +162,33 @@ fn arguments_that_contradict_each_other_are_refused() {
     }
 }
 
+#[test]
+fn a_kafka_target_that_cannot_be_is_refused_before_anything_is_asked_for() {
+    for (arguments, reason) in [
+        ("--target kafka://127.0.0.1", "brokers look like"),
+        (
+            "--target kafka://127.0.0.1:1 --mode execute",
+            "leave --mode out",
+        ),
+        ("--target kafka://127.0.0.1:1", "say --ack durable"),
+        (
+            "--target kafka://127.0.0.1:1 --ack durable --kafka-property fast",
+            "no NAME=VALUE",
+        ),
+        #[cfg(not(feature = "kafka"))]
+        (
+            "--target kafka://127.0.0.1:1 --ack durable",
+            "--features kafka",
+        ),
+    ] {
+        let words: Vec<&str> = ["run"].into_iter().chain(arguments.split(' ')).collect();
+        let output = karat_load(&words);
+        assert_eq!(output.status.code(), Some(2), "{arguments}");
+        let error = text(&output.stderr);
+        assert!(error.contains(reason), "{arguments}: {error}");
+    }
+}
+
 /// A process that ends with the test.
 struct Running(Child);
 
@@ -192,7 +224,7 @@ fn first_second(load: &mut Child) -> BufReader<std::process::ChildStderr> {
 fn a_rate_that_was_not_generated_is_said() {
     let folder = tempfile::tempdir().unwrap();
     let json = folder.path().join("floor.json");
-    let words = "floor --rate 500 --seconds 6 --behind-seconds 2 --warm-up-seconds 0 --drain-seconds 60 --json";
+    let words = "floor --rate 500 --seconds 6 --behind-seconds 2 --warm-up-seconds 0 --drain-seconds 600 --json";
     let mut load = Running(
         Command::new(env!("CARGO_BIN_EXE_karat-load"))
             .args(words.split(' '))
@@ -213,7 +245,10 @@ fn a_rate_that_was_not_generated_is_said() {
     assert!(reason.contains("behind its schedule"), "{reason}");
     assert!(report.counts.skipped > 0);
     assert_eq!(report.counts.sent + report.counts.skipped, 3_000);
-    assert!(report.render().contains("THE RATE WAS NOT GENERATED"));
+    assert_eq!(report.counts.given_up, report.counts.skipped);
+    let told = report.render();
+    assert!(told.contains("THE RATE WAS NOT GENERATED"), "{told}");
+    assert!(told.contains("the sender was too far behind"), "{told}");
 }
 
 /// Nothing here is a speed: a target that stands still for two seconds delays all that was due in them, however fast or
@@ -234,7 +269,7 @@ fn a_target_that_was_stopped_for_two_seconds_shows_it_in_the_percentiles() {
         .unwrap();
     let folder = tempfile::tempdir().unwrap();
     let json = folder.path().join("floor.json");
-    let words = "floor --rate 500 --seconds 8 --behind-seconds 120 --warm-up-seconds 0 --drain-seconds 60 --target";
+    let words = "floor --rate 500 --seconds 8 --behind-seconds 600 --warm-up-seconds 0 --drain-seconds 600 --target";
     let mut load = Command::new(program)
         .args(words.split(' '))
         .args([address.trim(), "--json", json.to_str().unwrap()])
@@ -248,7 +283,7 @@ fn a_target_that_was_stopped_for_two_seconds_shows_it_in_the_percentiles() {
     signal(&echo.0, "CONT");
     let mut rest = String::new();
     lines.read_to_string(&mut rest).unwrap();
-    assert_eq!(load.wait().unwrap().code(), Some(0), "{rest}");
+    assert!(books_closed(&load.wait().unwrap()), "{rest}");
 
     let report = Report::read(&json).unwrap();
     assert_eq!((report.counts.accepted, report.counts.skipped), (4_000, 0));
@@ -295,6 +330,40 @@ fn a_result_that_cannot_be_written_is_refused_before_the_run() {
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).contains("/nowhere/at/all.json"));
     assert!(!Path::new("/nowhere").exists());
+}
+
+/// A device that is full stands for a disk that is.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_is_named_file_by_file_and_what_could_be_kept_and_said_stays() {
+    let floor = "floor --quiet --rate 100 --seconds 1 --warm-up-seconds 0";
+    let words: Vec<&str> = floor.split(' ').chain(["--json", "/dev/full"]).collect();
+    let output = karat_load(&words);
+    assert_eq!(output.status.code(), Some(2));
+    let (told, error) = (text(&output.stdout), text(&output.stderr));
+    assert!(told.contains("the books close"), "{told}");
+    assert!(error.contains("/dev/full: No space left"), "{error}");
+    assert!(error.contains("could not be kept whole"), "{error}");
+
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["run.html", "sent-late.hgrm"] {
+        std::os::unix::fs::symlink("/dev/full", folder.path().join(file)).unwrap();
+    }
+    let out = folder.path().to_str().unwrap();
+    let words: Vec<&str> = floor.split(' ').chain(["--out", out]).collect();
+    let output = karat_load(&words);
+    assert_eq!(output.status.code(), Some(2));
+    let error = text(&output.stderr);
+    for file in ["run.html", "sent-late.hgrm"] {
+        assert!(error.contains(&format!("{file}: No space left")), "{error}");
+    }
+    assert_eq!(
+        Report::read(&folder.path().join("run.json"))
+            .unwrap()
+            .books
+            .sent,
+        100
+    );
 }
 
 #[test]

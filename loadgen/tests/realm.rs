@@ -30,10 +30,10 @@ fn try_against(target: &str, arguments: &str) -> Result<Outcome, LoadError> {
         "--seconds",
         "1",
         "--drain-seconds",
-        "120",
+        "600",
         // Nobody gives up because the machine is slow.
         "--behind-seconds",
-        "120",
+        "600",
     ];
     let cli = Cli::parse_from(words.into_iter().chain(arguments.split_whitespace()));
     match cli.action {

@@ -4,6 +4,7 @@
 //!
 //! `DURABLE` commits with `synchronous_commit = on`, `SEQUENCED` with `off`.
 
+mod events;
 mod pool;
 mod service;
 

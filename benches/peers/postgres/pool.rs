@@ -52,7 +52,9 @@ impl Pool {
                 }
             });
             let apply = client
-                .prepare("SELECT * FROM apply($1, $2, $3, $4, $5, $6, $7, $8, $9)")
+                .prepare(
+                    "SELECT * FROM apply($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+                )
                 .await?;
             connections.push(Connection { client, apply });
         }

@@ -31,18 +31,26 @@ CREATE SEQUENCE sequences CACHE 1;
 CREATE SEQUENCE asset_numbers CACHE 1;
 CREATE SEQUENCE collection_numbers CACHE 1;
 
--- Applies commands in their order, in one transaction. Kinds: 1 claim, 2 transfer, 3 mint, 4 deposit, 5 a new collection.
--- `others` are receivers; codes are Karat's (docs/refusals.md).
+-- Applies commands in their order, in one transaction. Kinds: 1 claim, 2 transfer, 3 mint, 4 deposit, 5 a new collection,
+-- 6 an exchange, 7 an exchange that a giver did not agree to. `others` are receivers; codes are Karat's (docs/refusals.md).
+-- An exchange has `versions` legs from place `amounts` on.
 CREATE FUNCTION apply(
     locked boolean, ids bytea[], kinds integer[], assets bigint[], versions integer[], actors bytea[], others bytea[],
-    amounts bigint[], bodies bytea[]
+    amounts bigint[], bodies bytea[],
+    givers bytea[], takers bytea[], leg_assets bigint[], leg_versions integer[], leg_amounts bigint[]
 ) RETURNS TABLE (
     of_id bytea, of_sequence bigint, of_code integer, of_subject bigint, of_winner_id bytea, of_winner_sequence bigint,
     of_replayed boolean
 ) LANGUAGE plpgsql AS $$
 DECLARE
     seen asset%ROWTYPE;
+    revisions bigint[];
 BEGIN
+    IF locked AND cardinality(givers) > 0 THEN
+        -- All that the message may touch, in one order everywhere: no two messages wait for each other.
+        PERFORM 1 FROM asset WHERE id = ANY (assets || leg_assets) ORDER BY id FOR UPDATE;
+        PERFORM 1 FROM account WHERE id = ANY (givers || takers) ORDER BY id FOR UPDATE;
+    END IF;
     FOR i IN 1 .. cardinality(ids) LOOP
         of_id := ids[i];
         of_replayed := true;
@@ -98,6 +106,50 @@ BEGIN
             of_sequence := nextval('sequences');
             INSERT INTO account AS held VALUES (others[i], amounts[i])
                 ON CONFLICT (id) DO UPDATE SET balance = held.balance + EXCLUDED.balance;
+        WHEN 6 THEN
+            of_subject := 0;
+            FOR leg IN amounts[i] .. amounts[i] + versions[i] - 1 LOOP
+                IF leg_assets[leg] <> 0 THEN
+                    SELECT * INTO seen FROM asset WHERE id = leg_assets[leg];
+                    of_code := CASE
+                        WHEN NOT FOUND THEN 200
+                        WHEN seen.owner IS DISTINCT FROM givers[leg] THEN 202
+                        WHEN seen.version <> leg_versions[leg] THEN 201
+                        ELSE 0 END;
+                    revisions[leg] := seen.revision;
+                ELSIF coalesce((SELECT balance FROM account WHERE id = givers[leg]), 0) <
+                    (SELECT sum(leg_amounts[other]) FROM generate_series(amounts[i], amounts[i] + versions[i] - 1) other
+                        WHERE givers[other] = givers[leg]) THEN
+                    of_code := 300;
+                END IF;
+                EXIT WHEN of_code <> 0;
+            END LOOP;
+            of_sequence := nextval('sequences');
+            IF of_code = 0 THEN
+                FOR leg IN amounts[i] .. amounts[i] + versions[i] - 1 LOOP
+                    IF leg_assets[leg] <> 0 THEN
+                        UPDATE asset
+                            SET owner = takers[leg], revision = revision + 1, given_by = ids[i],
+                                given_sequence = of_sequence
+                            WHERE id = leg_assets[leg] AND revision = revisions[leg];
+                    ELSE
+                        UPDATE account SET balance = balance - leg_amounts[leg]
+                            WHERE id = givers[leg] AND balance >= leg_amounts[leg];
+                    END IF;
+                    IF NOT FOUND THEN
+                        -- Without locks: somebody was faster. The message is tried again as a whole.
+                        RAISE EXCEPTION 'met another exchange' USING ERRCODE = 'serialization_failure';
+                    END IF;
+                    IF leg_assets[leg] = 0 THEN
+                        INSERT INTO account AS held VALUES (takers[leg], leg_amounts[leg])
+                            ON CONFLICT (id) DO UPDATE SET balance = held.balance + EXCLUDED.balance;
+                    END IF;
+                END LOOP;
+            END IF;
+        WHEN 7 THEN
+            of_subject := 0;
+            of_sequence := nextval('sequences');
+            of_code := 303;
         ELSE
             of_sequence := nextval('sequences');
             of_subject := nextval('collection_numbers');

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
+use karat_loadgen::floor::execute_by_submit;
 use karat_proto::v1::command::Kind;
 use karat_proto::v1::ledger_server::Ledger;
 use karat_proto::v1::operator_server::Operator;
@@ -15,6 +16,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Error, Row};
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::events::events_of;
 use crate::pool::Pool;
 
 /// How often a transaction that met another one is tried again.
@@ -46,17 +48,22 @@ struct Batch {
     others: Vec<Option<Bytes>>,
     amounts: Vec<i64>,
     bodies: Vec<Vec<u8>>,
+    /// Of all exchanges, one after another.
+    legs: Vec<v1::Leg>,
 }
 
 impl Batch {
     fn new(mut commands: Vec<v1::Command>) -> Result<Batch, Status> {
         // Rows are locked in one order everywhere, so that no two messages wait for each other. Commands on one asset stay
-        // in theirs.
-        commands.sort_by_key(|command| match &command.kind {
-            Some(Kind::Claim(claim)) => claim.asset,
-            Some(Kind::Transfer(transfer)) => transfer.asset,
-            _ => 0,
-        });
+        // in theirs. Of a message with exchanges `apply` locks everything at once.
+        let exchanges = |command: &v1::Command| matches!(command.kind, Some(Kind::Exchange(_)));
+        if !commands.iter().any(exchanges) {
+            commands.sort_by_key(|command| match &command.kind {
+                Some(Kind::Claim(claim)) => claim.asset,
+                Some(Kind::Transfer(transfer)) => transfer.asset,
+                _ => 0,
+            });
+        }
         let mut batch = Batch::default();
         for command in commands {
             batch.bodies.push(command.encode_to_vec());
@@ -87,10 +94,20 @@ impl Batch {
                 4
             }
             Some(Kind::CreateCollection(_)) => 5,
+            Some(Kind::Exchange(exchange)) => {
+                let agreed = |leg: &v1::Leg| {
+                    leg.from == command.actor || exchange.consents.contains(&leg.from)
+                };
+                let all_agreed = exchange.legs.iter().all(agreed);
+                amount = self.legs.len() as u64 + 1;
+                version = exchange.legs.len() as u32;
+                self.legs.extend(exchange.legs);
+                if all_agreed { 6 } else { 7 }
+            }
             _ => {
                 return Err(Status::unimplemented(
-                    "this peer takes claims, transfers, mints, deposits and new collections: say --scenario \
-                     claim-stampede or mint",
+                    "this peer takes claims, transfers, exchanges, mints, deposits and new collections: say --scenario \
+                     claim-stampede, exchange-legs or mint",
                 ));
             }
         };
@@ -105,7 +122,7 @@ impl Batch {
     }
 }
 
-fn failed(error: &Error) -> Status {
+pub(crate) fn failed(error: &Error) -> Status {
     let text = match error.as_db_error() {
         Some(told) => told.to_string(),
         None => error.to_string(),
@@ -168,7 +185,13 @@ impl Peer {
         let ids = slices(&batch.ids);
         let actors = slices(&batch.actors);
         let others: Vec<Option<&[u8]>> = batch.others.iter().map(Option::as_deref).collect();
-        let arguments: [&(dyn ToSql + Sync); 9] = [
+        let legs = &batch.legs;
+        let givers: Vec<&[u8]> = legs.iter().map(|leg| &leg.from[..]).collect();
+        let takers: Vec<&[u8]> = legs.iter().map(|leg| &leg.to[..]).collect();
+        let leg_assets: Vec<i64> = legs.iter().map(|leg| leg.asset as i64).collect();
+        let leg_versions: Vec<i32> = legs.iter().map(|leg| leg.version as i32).collect();
+        let leg_amounts: Vec<i64> = legs.iter().map(|leg| leg.amount as i64).collect();
+        let arguments: [&(dyn ToSql + Sync); 14] = [
             &self.locked,
             &ids,
             &batch.kinds,
@@ -178,6 +201,11 @@ impl Peer {
             &others,
             &batch.amounts,
             &batch.bodies,
+            &givers,
+            &takers,
+            &leg_assets,
+            &leg_versions,
+            &leg_amounts,
         ];
         let mut tried = 0;
         let rows = loop {
@@ -210,63 +238,6 @@ impl Peer {
 
 fn slices(all: &[Bytes]) -> Vec<&[u8]> {
     all.iter().map(|one| &one[..]).collect()
-}
-
-/// What an accepted command changed, as Karat's events say it.
-fn event(row: &Row) -> Result<v1::Event, Status> {
-    use karat_proto::v1::event::Kind as Changed;
-    let broken = |error: Error| failed(&error);
-    let body: &[u8] = row.try_get("body").map_err(broken)?;
-    let command = v1::Command::decode(body)
-        .map_err(|error| Status::data_loss(format!("a stored command: {error}")))?;
-    let subject = row.try_get::<_, i64>("subject").map_err(broken)? as u64;
-    let transferred = |version, from, to, cause: v1::TransferCause| {
-        Changed::Transferred(v1::Transferred {
-            asset: subject,
-            version,
-            from,
-            to,
-            cause: cause.into(),
-        })
-    };
-    let kind = match command.kind {
-        Some(Kind::Claim(claim)) => {
-            let cause = v1::TransferCause::Claim;
-            Some(transferred(
-                claim.version,
-                Bytes::new(),
-                command.actor,
-                cause,
-            ))
-        }
-        Some(Kind::Transfer(transfer)) => {
-            let cause = v1::TransferCause::Transfer;
-            Some(transferred(
-                transfer.version,
-                command.actor,
-                transfer.to,
-                cause,
-            ))
-        }
-        Some(Kind::Mint(mint)) => Some(Changed::Minted(v1::AssetMade {
-            asset: subject,
-            collection: mint.collection,
-            owner: mint.owner,
-            version: 1,
-            digest: mint.digest,
-            size: mint.size,
-            traits: mint.traits,
-            lineage: mint.lineage,
-            ..v1::AssetMade::default()
-        })),
-        _ => None,
-    };
-    Ok(v1::Event {
-        sequence: row.try_get::<_, i64>("sequence").map_err(broken)? as u64,
-        index: 0,
-        time_ms: 0,
-        kind,
-    })
 }
 
 /// Methods that no run of `karat-load` against a peer needs, in the form that `async_trait` gives to the others.
@@ -311,17 +282,7 @@ impl Ledger for Peer {
         &self,
         request: Request<v1::ExecuteRequest>,
     ) -> Result<Response<v1::ExecuteResponse>, Status> {
-        let request = request.into_inner();
-        let answer = self
-            .apply(v1::SubmitRequest {
-                ack: request.ack,
-                commands: request.command.into_iter().collect(),
-            })
-            .await?;
-        Ok(Response::new(v1::ExecuteResponse {
-            ack: answer.ack,
-            outcome: answer.outcomes.into_iter().next(),
-        }))
+        execute_by_submit(request, |message| self.apply(message)).await
     }
 
     async fn get_asset(
@@ -375,7 +336,10 @@ impl Ledger for Peer {
         let rows = self.read(query, &[&from, &last]).await?;
         let mut messages = Vec::with_capacity(rows.len() / EVENTS + 1);
         for rows in rows.chunks(EVENTS) {
-            let events: Vec<v1::Event> = rows.iter().map(event).collect::<Result<_, _>>()?;
+            let mut events = Vec::with_capacity(rows.len());
+            for row in rows {
+                events.extend(events_of(row)?);
+            }
             messages.push(Ok(v1::WatchResponse {
                 seen_sequence: events.last().map_or(0, |event| event.sequence),
                 events,

@@ -19,6 +19,9 @@ pub(crate) enum Lane {
     Execute(mpsc::Sender<v1::ExecuteRequest>),
     /// Assets, each against a credit.
     Edge(EdgeLane),
+    /// Messages of a Kafka producer.
+    #[cfg(feature = "kafka")]
+    Kafka(crate::kafka::KafkaLane),
 }
 
 /// An edge node's side: what it may send, and what waits for a credit.
@@ -65,6 +68,8 @@ impl Lane {
                 }
                 edge.flush()
             }
+            #[cfg(feature = "kafka")]
+            Lane::Kafka(lane) => lane.send(&commands).then_some(()).ok_or(Closed),
         }
     }
 }

@@ -30,22 +30,22 @@ impl Histograms {
         Histograms { named }
     }
 
-    /// Writes those that hold anything into a folder.
-    ///
-    /// # Errors
-    /// When a file cannot be written.
-    pub fn write(&self, folder: &Path) -> Result<(), LoadError> {
+    /// Writes those that hold anything into a folder, and returns an error for each file that could not be written.
+    pub fn write(&self, folder: &Path) -> Vec<LoadError> {
+        let mut failures = Vec::new();
         for (name, histogram) in &self.named {
             if histogram.is_empty() {
                 continue;
             }
             let path = folder.join(name);
-            std::fs::write(&path, hgrm(histogram)).map_err(|error| LoadError::File {
-                path: path.display().to_string(),
-                cause: error.to_string(),
-            })?;
+            if let Err(error) = std::fs::write(&path, hgrm(histogram)) {
+                failures.push(LoadError::File {
+                    path: path.display().to_string(),
+                    cause: error.to_string(),
+                });
+            }
         }
-        Ok(())
+        failures
     }
 }
 
@@ -138,7 +138,7 @@ mod tests {
         recorder.sent_late_by(10);
         let folder = tempfile::tempdir().unwrap();
         let histograms = Histograms::of(&recorder, &[Ack::Sequenced, Ack::Durable]);
-        histograms.write(folder.path()).unwrap();
+        assert!(histograms.write(folder.path()).is_empty());
         let mut names: Vec<_> = std::fs::read_dir(folder.path())
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())

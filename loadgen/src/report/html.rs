@@ -93,16 +93,17 @@ fn write_verdict(out: &mut String, report: &Report) -> std::fmt::Result {
         }
     }
     let reasons = [
-        ("The run ended early", &books.broken),
+        ("The run ended early", books.broken.clone()),
         (
             "The generator was a bottleneck",
-            &report.generator_bottleneck,
+            report.generator_bottleneck.clone(),
         ),
-        ("The rate was not generated", &report.rate_missed),
+        ("The rate was not generated", report.rate_missed.clone()),
+        ("Not all was sent", report.not_sent()),
     ];
     for (what, reason) in reasons {
         if let Some(reason) = reason {
-            writeln!(out, "<p class=\"bad\">{what}: {}</p>", escape(reason))?;
+            writeln!(out, "<p class=\"bad\">{what}: {}</p>", escape(&reason))?;
         }
     }
     Ok(())
@@ -281,6 +282,16 @@ fn write_books(out: &mut String, report: &Report) -> std::fmt::Result {
     row(out, "accepted", &books.accepted.to_string())?;
     row(out, "refused", &books.refused.to_string())?;
     row(out, "without outcome", &books.unanswered.to_string())?;
+    if let Some(deliveries) = &report.deliveries {
+        row(
+            out,
+            "taken by the brokers",
+            &deliveries.delivered.to_string(),
+        )?;
+        for (reason, count) in &deliveries.failed {
+            row(out, &format!("not delivered: {reason}"), &count.to_string())?;
+        }
+    }
     if let Some(events) = &books.events {
         row(
             out,

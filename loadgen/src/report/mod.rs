@@ -15,6 +15,7 @@ use crate::args::{Ack, LoadArgs, Rate};
 use crate::books::Problems;
 use crate::driver::{Driven, ThreadShares};
 use crate::error::LoadError;
+use crate::kafka::Deliveries;
 use crate::recorder::{Percentiles, Second, curve, percentiles};
 use crate::scenario::Kind;
 use crate::setup::World;
@@ -65,6 +66,9 @@ pub struct Report {
     pub rate_missed: Option<String>,
     /// Fingerprint of the commands, equal for two runs with the same seed that sent as many on each stream.
     pub commands: String,
+    /// What the brokers said to the messages of a run on Kafka.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deliveries: Option<Deliveries>,
     /// Every command of the run, warm-up included.
     pub books: BooksReport,
     /// The floor with the same settings, if it was asked for.
@@ -124,8 +128,11 @@ pub struct Machine {
 pub struct Counts {
     /// Commands meant for it and sent.
     pub sent: u64,
-    /// Commands meant for it and not sent, because the window was full.
+    /// Commands meant for it and not sent: the window was full at their time, or the sender never came to them.
     pub skipped: u64,
+    /// Those of `skipped` that the sender never came to.
+    #[serde(default)]
+    pub given_up: u64,
     /// Commands meant for it and accepted, whenever.
     pub accepted: u64,
     /// Commands meant for it and refused, whenever.
@@ -177,6 +184,7 @@ impl Report {
             counts: Counts {
                 sent: recorder.sent,
                 skipped: recorder.skipped,
+                given_up: recorder.skipped.min(driven.behind.1),
                 accepted: latency.count,
                 refused: refusal_latency.count,
                 accepted_a_second: recorder.accepted_in_time as f64 / settings.seconds as f64,
@@ -196,6 +204,7 @@ impl Report {
             generator_bottleneck: None,
             rate_missed: rate_missed(driven.behind),
             commands: format!("{:016x}", driven.digest),
+            deliveries: driven.deliveries.clone(),
             books: BooksReport {
                 broken: driven.broken.clone(),
                 sent: driven.sent_by_kind.iter().sum(),
@@ -254,6 +263,26 @@ impl Report {
             serde_json::to_string_pretty(self).map_err(|error| failed(error.to_string()))?;
         text.push('\n');
         std::fs::write(path, text).map_err(|error| failed(error.to_string()))
+    }
+
+    /// What of the schedule was not sent, and why, if anything.
+    fn not_sent(&self) -> Option<String> {
+        let counts = &self.counts;
+        if counts.skipped == 0 {
+            return None;
+        }
+        let why = match (counts.given_up, counts.skipped - counts.given_up) {
+            (0, _) => "because the window was full".into(),
+            (_, 0) => "because the sender was too far behind".into(),
+            (given_up, full) => format!(
+                "{full} because the window was full, {given_up} because the sender was too far behind"
+            ),
+        };
+        let share = 100.0 * counts.skipped as f64 / (counts.sent + counts.skipped) as f64;
+        Some(format!(
+            "{} commands ({share:.2} %) were not sent, {why}: the percentiles do not hold them",
+            counts.skipped
+        ))
     }
 
     fn bottleneck(&self) -> Option<String> {

@@ -54,6 +54,12 @@ impl Report {
                 writeln!(out, "    {code}: {count}")?;
             }
         }
+        if let Some(deliveries) = &self.deliveries {
+            write_percentiles(out, "broker took", &deliveries.latency)?;
+            for (reason, count) in &deliveries.failed {
+                writeln!(out, "    {count} messages were not delivered: {reason}")?;
+            }
+        }
         if settings.rate == "max" {
             writeln!(
                 out,
@@ -62,13 +68,8 @@ impl Report {
         } else {
             write_percentiles(out, "sent late by", &self.scheduling_error)?;
         }
-        if counts.skipped > 0 {
-            writeln!(
-                out,
-                "  {} commands ({:.2} %) were not sent because the window was full: the percentiles do not hold them",
-                counts.skipped,
-                100.0 * counts.skipped as f64 / (counts.sent + counts.skipped) as f64
-            )?;
+        if let Some(not_sent) = self.not_sent() {
+            writeln!(out, "  {not_sent}")?;
         }
         if let Some(thread) = &self.generator {
             writeln!(

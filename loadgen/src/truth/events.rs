@@ -17,7 +17,7 @@ use crate::scenario::changes;
 use crate::setup::World;
 
 /// Longest wait for more events.
-const SILENCE: Duration = Duration::from_secs(20);
+const SILENCE: Duration = Duration::from_secs(60);
 
 /// What was compared.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,27 +73,19 @@ pub async fn check(
     let (answered, unanswered) = records.sorted();
     let last_sequence = answered.last().map_or(0, |record| record.sequence);
     let mut ledger =
-        LedgerClient::new(channel).max_decoding_message_size(limits::MESSAGE_BYTES_MAX);
+        LedgerClient::new(channel.clone()).max_decoding_message_size(limits::MESSAGE_BYTES_MAX);
     let mut check = Check::new(ours, answered, unanswered, problems);
     check.checked.left_out = records.left_out;
     // What has no outcome may lie behind everything that has one.
-    let kept_asset = v1::GetAssetRequest {
-        asset: ours.world.kept_asset,
-    };
-    let last_sequence = match (
-        check.unanswered.is_empty(),
-        ledger.get_asset(kept_asset).await,
-    ) {
-        (true, _) => last_sequence,
-        (false, Ok(answer)) => last_sequence.max(answer.into_inner().applied_seq),
-        (false, Err(status)) => {
-            check.problem(format!(
-                "asset {}: {}",
-                ours.world.kept_asset,
-                chain(&status)
-            ));
-            last_sequence
-        }
+    let last_sequence = match check.unanswered.is_empty() {
+        true => last_sequence,
+        false => match applied(&channel, ours).await {
+            Ok(sequence) => last_sequence.max(sequence),
+            Err(cause) => {
+                check.problem(format!("asset {}: {cause}", ours.world.kept_asset));
+                last_sequence
+            }
+        },
     };
     if last_sequence > 0
         && let Err(cause) = check.read(&mut ledger, last_sequence).await
@@ -105,6 +97,22 @@ pub async fn check(
         return (check.checked, check.left);
     }
     check.finish()
+}
+
+/// The last sequence that the target has applied.
+///
+/// # Errors
+/// When it does not answer.
+pub async fn applied(channel: &Channel, ours: &Ours<'_>) -> Result<u64, String> {
+    let kept_asset = v1::GetAssetRequest {
+        asset: ours.world.kept_asset,
+    };
+    let answer = LedgerClient::new(channel.clone())
+        .get_asset(kept_asset)
+        .await;
+    answer
+        .map(|answer| answer.into_inner().applied_seq)
+        .map_err(|status| chain(&status))
 }
 
 struct Check<'a> {

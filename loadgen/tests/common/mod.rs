@@ -1,5 +1,7 @@
 //! A realm in memory behind the real services: just enough rules to load, and faults that the truth check must find.
 
+#![allow(dead_code)] // Each test program uses its part.
+
 mod rules;
 mod services;
 
@@ -95,6 +97,14 @@ impl Realm {
 
     fn apply(&self, command: v1::Command) -> v1::Outcome {
         self.state.lock().unwrap().apply(command)
+    }
+
+    /// What a command comes to, and its events.
+    pub fn apply_and_tell(&self, command: v1::Command) -> (v1::Outcome, Vec<v1::Event>) {
+        let mut state = self.state.lock().unwrap();
+        let before = state.events.len();
+        let outcome = state.apply(command);
+        (outcome, state.events[before..].to_vec())
     }
 
     fn dies(&self) -> bool {
