@@ -234,6 +234,15 @@ pub struct Reference {
     pub deviation: [f32; EMBEDDING_LENGTH],
 }
 
+/// Where an auditor's embeddings of one generator's sound assets lie.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DriftReference {
+    /// Name of the generator's variant.
+    pub variant: String,
+    /// Where its assets' embeddings lie.
+    pub reference: Reference,
+}
+
 /// A model folder whose files are what the manifest says.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Manifest {
@@ -267,6 +276,8 @@ pub struct Manifest {
     pub auditor: Option<AuditorSpec>,
     /// Where embeddings of sound assets lie, for an auditor.
     pub reference: Option<Reference>,
+    /// The same of single variants of the generators, for the drift; none where the one above is of all.
+    pub drift_references: Vec<DriftReference>,
     /// The model's identity: SHA-256 over everything above except measured cost, quality and distance, with every
     /// file's digest.
     pub digest: [u8; 32],
@@ -465,8 +476,11 @@ impl Manifest {
         }
         fields.number(u64::from(self.reference.is_some()));
         if let Some(reference) = &self.reference {
-            for value in reference.mean.iter().chain(&reference.deviation) {
-                fields.number(u64::from(value.to_bits()));
+            fields.reference(reference);
+            fields.number(self.drift_references.len() as u64);
+            for of_one in &self.drift_references {
+                fields.bytes(of_one.variant.as_bytes());
+                fields.reference(&of_one.reference);
             }
         }
         fields.0.finalize().into()
@@ -484,6 +498,12 @@ impl Fields {
     fn bytes(&mut self, bytes: &[u8]) {
         self.number(bytes.len() as u64);
         self.0.update(bytes);
+    }
+
+    fn reference(&mut self, reference: &Reference) {
+        for value in reference.mean.iter().chain(&reference.deviation) {
+            self.number(u64::from(value.to_bits()));
+        }
     }
 }
 

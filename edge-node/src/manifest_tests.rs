@@ -313,6 +313,72 @@ fn an_auditor_brings_its_thresholds_and_its_reference() {
     assert_ne!(manifest.digest, other_reference.unwrap().digest);
 }
 
+fn drift_reference(variant: &str) -> String {
+    let rows = reference()
+        .replace("[reference]", "")
+        .replace("-0.5", "0.25");
+    format!("[[drift_references]]\nvariant = \"{variant}\"{rows}")
+}
+
+#[test]
+fn an_auditor_may_bring_references_of_single_variants() {
+    let whole = LIMITS.to_owned() + &reference();
+    let plain = auditor(&whole).unwrap();
+    let with = auditor(&format!(
+        "{whole}{}{}",
+        drift_reference("a"),
+        drift_reference("b")
+    ))
+    .unwrap();
+    let of = &with.drift_references;
+    assert_eq!(
+        of.iter()
+            .map(|one| one.variant.as_str())
+            .collect::<Vec<_>>(),
+        ["a", "b"]
+    );
+    assert_eq!(of[1].reference.mean, [0.25; 32]);
+    assert_eq!(of[1].reference.deviation, [2.0; 32]);
+    assert!(plain.drift_references.is_empty());
+    let renamed = auditor(&format!(
+        "{whole}{}{}",
+        drift_reference("a"),
+        drift_reference("c")
+    ));
+    let digests = [plain.digest, with.digest, renamed.unwrap().digest];
+    assert!(digests[0] != digests[1] && digests[1] != digests[2] && digests[0] != digests[2]);
+    let one = drift_reference("a");
+    for (tables, key) in [
+        (one.repeat(2), "drift_references[1].variant"),
+        (drift_reference(""), "drift_references[0].variant"),
+        (
+            one.replace("[0.25,", "[nan,"),
+            "drift_references[0].mean[0]",
+        ),
+        (
+            one.replace("[2,", "[0,"),
+            "drift_references[0].deviation[0]",
+        ),
+        (one.replace("[2,", "["), "drift_references[0].deviation"),
+    ] {
+        let error = auditor(&(whole.clone() + &tables)).unwrap_err();
+        assert!(
+            matches!(&error, ManifestError::Value { key: found, .. } if found == key),
+            "{key}: {error}"
+        );
+    }
+    let many: String = (0..=VARIANTS_MOST)
+        .map(|number| drift_reference(&number.to_string()))
+        .collect();
+    for error in [auditor(&(whole + &many)), load(|text| text + &one)] {
+        let error = error.unwrap_err();
+        assert!(
+            matches!(&error, ManifestError::Value { key, .. } if key == "drift_references"),
+            "{error}"
+        );
+    }
+}
+
 #[test]
 fn an_auditor_without_them_or_with_senseless_ones_is_refused_with_the_key() {
     let whole = LIMITS.to_owned() + &reference();

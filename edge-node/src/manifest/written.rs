@@ -6,9 +6,9 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::{
-    AuditorSpec, EMBEDDING_LENGTH, ExclusionSpec, IMAGE_SIDE_MOST, LATENT_LENGTH_MOST, Manifest,
-    ManifestError, NAME_BYTES_MOST, Precision, Reference, Role, TraitSpec, VARIANT_BYTES_MOST,
-    VARIANTS_MOST, VariantSpec,
+    AuditorSpec, DriftReference, EMBEDDING_LENGTH, ExclusionSpec, IMAGE_SIDE_MOST,
+    LATENT_LENGTH_MOST, Manifest, ManifestError, NAME_BYTES_MOST, Precision, Reference, Role,
+    TraitSpec, VARIANT_BYTES_MOST, VARIANTS_MOST, VariantSpec,
 };
 use crate::rarity::{TRAITS_MOST, VALUES_MOST};
 
@@ -48,6 +48,8 @@ pub(super) struct Written {
     variants: Vec<WrittenVariant>,
     auditor: Option<AuditorSpec>,
     reference: Option<WrittenReference>,
+    #[serde(default)]
+    drift_references: Vec<WrittenDriftReference>,
 }
 
 #[derive(Deserialize)]
@@ -69,6 +71,14 @@ struct WrittenVariant {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct WrittenReference {
+    mean: Vec<f64>,
+    deviation: Vec<f64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenDriftReference {
+    variant: String,
     mean: Vec<f64>,
     deviation: Vec<f64>,
 }
@@ -102,9 +112,10 @@ impl Written {
             .map_err(refused)?;
         let variants = checked_variants(self.variants, self.role).map_err(refused)?;
         let reference = match self.reference {
-            Some(reference) => Some(reference.checked().map_err(refused)?),
+            Some(reference) => Some(reference.checked("reference").map_err(refused)?),
             None => None,
         };
+        let drift_references = checked_drift_references(self.drift_references).map_err(refused)?;
         let mut manifest = Manifest {
             format: self.format,
             name: self.name,
@@ -121,6 +132,7 @@ impl Written {
             variants,
             auditor: self.auditor,
             reference,
+            drift_references,
             digest: [0; 32],
             folder: folder.to_owned(),
         };
@@ -174,6 +186,9 @@ impl Written {
             }
             if self.reference.is_some() {
                 return Fault::at("reference", "a generator has no embedding");
+            }
+            if !self.drift_references.is_empty() {
+                return Fault::at("drift_references", "a generator has no embedding");
             }
             return Ok(());
         }
@@ -306,12 +321,43 @@ impl WrittenVariant {
 }
 
 impl WrittenReference {
-    fn checked(self) -> Result<Reference, Fault> {
+    fn checked(self, key: &str) -> Result<Reference, Fault> {
         Ok(Reference {
-            mean: numbers("reference.mean", &self.mean, -REFERENCE_MOST)?,
-            deviation: numbers("reference.deviation", &self.deviation, DEVIATION_LEAST)?,
+            mean: numbers(&format!("{key}.mean"), &self.mean, -REFERENCE_MOST)?,
+            deviation: numbers(
+                &format!("{key}.deviation"),
+                &self.deviation,
+                DEVIATION_LEAST,
+            )?,
         })
     }
+}
+
+fn checked_drift_references(
+    written: Vec<WrittenDriftReference>,
+) -> Result<Vec<DriftReference>, Fault> {
+    if written.len() > VARIANTS_MOST {
+        let reason = format!("{}; the most is {VARIANTS_MOST}", written.len());
+        return Fault::at("drift_references", reason);
+    }
+    let mut checked: Vec<DriftReference> = Vec::with_capacity(written.len());
+    for (place, one) in written.into_iter().enumerate() {
+        let key = format!("drift_references[{place}]");
+        check_name(&format!("{key}.variant"), &one.variant)?;
+        if checked.iter().any(|other| other.variant == one.variant) {
+            let reason = format!("{} has one already", one.variant);
+            return Fault::at(format!("{key}.variant"), reason);
+        }
+        let reference = WrittenReference {
+            mean: one.mean,
+            deviation: one.deviation,
+        };
+        checked.push(DriftReference {
+            variant: one.variant,
+            reference: reference.checked(&key)?,
+        });
+    }
+    Ok(checked)
 }
 
 fn numbers(key: &str, values: &[f64], least: f64) -> Result<[f32; EMBEDDING_LENGTH], Fault> {

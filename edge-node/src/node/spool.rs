@@ -11,98 +11,32 @@
 //! `index.json` before use, [`INDEXES_A_RESERVATION`] at a time; after an unclean end the rest of a reservation is
 //! skipped, because nobody knows which of it was used.
 
+mod error;
+mod frames;
+mod index_file;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, BufReader, Read, Write};
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use karat_proto::{CollectionId, CommandId, limits, v1};
+use karat_proto::{CollectionId, CommandId, v1};
 use prost::Message;
-use serde::{Deserialize, Serialize};
-use thiserror::Error;
+
+pub use self::error::SpoolError;
+use self::error::io_error;
+use self::frames::{
+    Entry, FRAME_HEAD_BYTES, Frame, KIND_ATTEMPT, KIND_END, PAYLOAD_BYTES_MAX, asset_payload,
+    frame_bytes, parse, push_frame, read_log,
+};
+use self::index_file::{IndexFile, flush_folder, read_index, take_lock, write_index};
 
 /// Indexes that one flush of `index.json` reserves, and most that an unclean end skips.
 pub const INDEXES_A_RESERVATION: u64 = 256;
 /// Bytes of ended assets that may lie in the log beyond the bytes of open ones before it is rewritten.
 pub const DEAD_BYTES_MAX: u64 = 8 * 1024 * 1024;
-/// Most bytes of a frame's payload: one asset's content, and room for the rest of it.
-const PAYLOAD_BYTES_MAX: usize = limits::CONTENT_BYTES_MAX + limits::COMMAND_BYTES_MAX;
-/// Length and checksum before each payload.
-const FRAME_HEAD_BYTES: u64 = 8;
-const FORMAT: u32 = 1;
 const LOG_FILE: &str = "spool.log";
-const INDEX_FILE: &str = "index.json";
-const LOCK_FILE: &str = "spool.lock";
-
-const KIND_ASSET: u8 = 1;
-const KIND_END: u8 = 2;
-const KIND_ATTEMPT: u8 = 3;
-
-/// The spool cannot be used.
-#[derive(Debug, Error)]
-pub enum SpoolError {
-    /// A file could not be read or written.
-    #[error("spool: cannot {what} {path}: {source}")]
-    Io {
-        /// What was tried.
-        what: &'static str,
-        /// On which file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// Another process uses it.
-    #[error("spool {folder} is in use by another process; stop that one, or name another folder")]
-    InUse {
-        /// The folder.
-        folder: PathBuf,
-    },
-    /// `index.json` cannot be understood.
-    #[error("spool: {path}: {reason}; restore the file, or name a new folder for a new collection")]
-    Index {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        reason: String,
-    },
-    /// The folder belongs to another collection or secret.
-    #[error("spool {folder} belongs to {found}, not to {asked}; name another folder")]
-    Other {
-        /// The folder.
-        folder: PathBuf,
-        /// Whose it is.
-        found: String,
-        /// Who asked.
-        asked: String,
-    },
-    /// A frame that was good when the folder was opened no longer is.
-    #[error("spool: {path} is damaged at byte {offset}; what is open there cannot be sent")]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// Where the frame begins.
-        offset: u64,
-    },
-    /// More assets than there is room for.
-    #[error("spool: {count} assets do not fit beside {open}; it holds at most {most}")]
-    Full {
-        /// Assets given.
-        count: usize,
-        /// Assets open.
-        open: usize,
-        /// The bound.
-        most: usize,
-    },
-    /// An asset that no engine would take.
-    #[error("spool: asset {index} takes {bytes} bytes; at most {PAYLOAD_BYTES_MAX} are possible")]
-    TooLarge {
-        /// Its index.
-        index: u64,
-        /// Its size, bytes.
-        bytes: usize,
-    },
-}
 
 /// An asset on its way: what [`Spool::take`] hands out.
 #[derive(Debug, Clone, PartialEq)]
@@ -111,23 +45,6 @@ pub struct SpooledAsset {
     pub index: u64,
     /// Ready to be sent, with the command id of its present attempt.
     pub asset: v1::EdgeAsset,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Entry {
-    offset: u64,
-    payload_bytes: u32,
-    attempt: u32,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct IndexFile {
-    format: u32,
-    collection: CollectionId,
-    commitment: String,
-    /// Every index below may have been used.
-    used_below: u64,
 }
 
 /// A folder of assets that wait for their outcome. One process and one caller at a time.
@@ -477,228 +394,4 @@ pub fn mint_id(collection: CollectionId, index: u64, attempt: u32) -> CommandId 
     let mut id = [0; 16];
     id.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
     CommandId(id)
-}
-
-enum Frame<'a> {
-    Asset {
-        index: u64,
-        attempt: u32,
-        body: &'a [u8],
-    },
-    End {
-        index: u64,
-    },
-    Attempt {
-        index: u64,
-        attempt: u32,
-    },
-}
-
-fn parse(payload: &[u8]) -> Option<Frame<'_>> {
-    let (kind, rest) = payload.split_first()?;
-    let (index, rest) = rest.split_first_chunk()?;
-    let index = u64::from_be_bytes(*index);
-    if *kind == KIND_END {
-        return rest.is_empty().then_some(Frame::End { index });
-    }
-    let (attempt, body) = rest.split_first_chunk()?;
-    let attempt = u32::from_be_bytes(*attempt);
-    match *kind {
-        KIND_ASSET => Some(Frame::Asset {
-            index,
-            attempt,
-            body,
-        }),
-        KIND_ATTEMPT if body.is_empty() => Some(Frame::Attempt { index, attempt }),
-        _ => None,
-    }
-}
-
-fn asset_payload(index: u64, attempt: u32, body: &[u8]) -> Vec<u8> {
-    let mut payload = Vec::with_capacity(13 + body.len());
-    payload.push(KIND_ASSET);
-    payload.extend(index.to_be_bytes());
-    payload.extend(attempt.to_be_bytes());
-    payload.extend(body);
-    payload
-}
-
-fn push_frame(bytes: &mut Vec<u8>, payload: &[u8]) {
-    bytes.extend((payload.len() as u32).to_be_bytes());
-    bytes.extend(crc32c::crc32c(payload).to_be_bytes());
-    bytes.extend(payload);
-}
-
-fn frame_bytes(entry: &Entry) -> u64 {
-    FRAME_HEAD_BYTES + u64::from(entry.payload_bytes)
-}
-
-struct Found {
-    open: BTreeMap<u64, Entry>,
-    length: u64,
-    file_bytes: u64,
-}
-
-/// Reads frames up to the first that is not whole.
-fn read_log(log: &mut File) -> io::Result<Found> {
-    let file_bytes = log.metadata()?.len();
-    let mut reader = BufReader::with_capacity(1 << 20, log);
-    let (mut open, mut length) = (BTreeMap::<u64, Entry>::new(), 0);
-    while let Some(payload) = read_frame(&mut reader)? {
-        let payload_bytes = payload.len() as u32;
-        match parse(&payload) {
-            Some(Frame::Asset { index, attempt, .. }) => {
-                open.insert(
-                    index,
-                    Entry {
-                        offset: length,
-                        payload_bytes,
-                        attempt,
-                    },
-                );
-            }
-            Some(Frame::End { index }) => {
-                open.remove(&index);
-            }
-            Some(Frame::Attempt { index, attempt }) => {
-                if let Some(entry) = open.get_mut(&index) {
-                    entry.attempt = attempt;
-                }
-            }
-            None => break,
-        }
-        length += FRAME_HEAD_BYTES + u64::from(payload_bytes);
-    }
-    Ok(Found {
-        open,
-        length,
-        file_bytes,
-    })
-}
-
-/// The next frame's payload, or nothing where the log ends or stops making sense.
-fn read_frame(reader: &mut impl Read) -> io::Result<Option<Vec<u8>>> {
-    let mut head = [0; FRAME_HEAD_BYTES as usize];
-    if !read_whole(reader, &mut head)? {
-        return Ok(None);
-    }
-    let [a, b, c, d, crc @ ..] = head;
-    let length = u32::from_be_bytes([a, b, c, d]) as usize;
-    if length == 0 || length > PAYLOAD_BYTES_MAX {
-        return Ok(None);
-    }
-    let mut payload = vec![0; length];
-    if !read_whole(reader, &mut payload)? || crc32c::crc32c(&payload).to_be_bytes() != crc {
-        return Ok(None);
-    }
-    Ok(Some(payload))
-}
-
-fn read_whole(reader: &mut impl Read, bytes: &mut [u8]) -> io::Result<bool> {
-    match reader.read_exact(bytes) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
-fn take_lock(folder: &Path) -> Result<File, SpoolError> {
-    let path = folder.join(LOCK_FILE);
-    let lock = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(|source| io_error("open", &path, source))?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => Err(SpoolError::InUse {
-            folder: folder.to_owned(),
-        }),
-        Err(TryLockError::Error(source)) => Err(io_error("lock", &path, source)),
-    }
-}
-
-fn read_index(
-    folder: &Path,
-    collection: CollectionId,
-    commitment: &[u8; 32],
-    log_has_frames: bool,
-) -> Result<IndexFile, SpoolError> {
-    let path = folder.join(INDEX_FILE);
-    let bad = |reason: String| SpoolError::Index {
-        path: path.clone(),
-        reason,
-    };
-    let asked = IndexFile {
-        format: FORMAT,
-        collection,
-        commitment: hex::encode(commitment),
-        used_below: 0,
-    };
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound && !log_has_frames => {
-            return Ok(asked);
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(bad("the file is missing, and the log has assets".into()));
-        }
-        Err(source) => return Err(io_error("read", &path, source)),
-    };
-    let found: IndexFile = serde_json::from_str(&text).map_err(|error| bad(error.to_string()))?;
-    if found.format != FORMAT {
-        return Err(bad(format!(
-            "format {} is unknown to this build",
-            found.format
-        )));
-    }
-    let whose = |file: &IndexFile| {
-        format!(
-            "collection {} with the secret of commitment {}",
-            file.collection, file.commitment
-        )
-    };
-    if (found.collection, &found.commitment) != (collection, &asked.commitment) {
-        return Err(SpoolError::Other {
-            folder: folder.to_owned(),
-            found: whose(&found),
-            asked: whose(&asked),
-        });
-    }
-    Ok(found)
-}
-
-/// Writes and flushes `index.json`; in memory it changes only if that went well.
-fn write_index(folder: &Path, index: &mut IndexFile, used_below: u64) -> Result<(), SpoolError> {
-    let (path, new_path) = (folder.join(INDEX_FILE), folder.join("index.json.new"));
-    let failed = |source| io_error("write", &path, source);
-    let changed = IndexFile {
-        used_below,
-        commitment: index.commitment.clone(),
-        ..*index
-    };
-    let text =
-        serde_json::to_string_pretty(&changed).map_err(|error| failed(io::Error::other(error)))?;
-    let mut file = File::create(&new_path).map_err(failed)?;
-    file.write_all(text.as_bytes()).map_err(failed)?;
-    file.sync_data().map_err(failed)?;
-    fs::rename(&new_path, &path).map_err(failed)?;
-    flush_folder(folder)?;
-    *index = changed;
-    Ok(())
-}
-
-fn flush_folder(folder: &Path) -> Result<(), SpoolError> {
-    File::open(folder)
-        .and_then(|opened| opened.sync_all())
-        .map_err(|source| io_error("flush", folder, source))
-}
-
-fn io_error(what: &'static str, path: &Path, source: io::Error) -> SpoolError {
-    SpoolError::Io {
-        what,
-        path: path.to_owned(),
-        source,
-    }
 }

@@ -10,7 +10,7 @@ use karat_proto::Digest;
 use karat_proto::command::{CollectionSpec, Lineage, TraitSpec};
 
 use crate::oracle::{Oracle, OracleError, OracleSource, Reading, Regenerated, Vocabulary};
-use crate::similarity::embedding::Reference;
+use crate::similarity::embedding::{Reference, VariantReference};
 
 /// Most variants of generators kept loaded by one worker; the one unused for longest makes room.
 pub const GENERATORS_LOADED_MAX: usize = 4;
@@ -195,6 +195,15 @@ fn reference_of(manifest: &Manifest) -> Option<Reference> {
         model: manifest.digest,
         mean: stated.mean,
         deviation: stated.deviation,
+        of_variants: manifest
+            .drift_references
+            .iter()
+            .map(|of| VariantReference {
+                variant: of.variant.clone(),
+                mean: of.reference.mean,
+                deviation: of.reference.deviation,
+            })
+            .collect(),
         traits: traits.collect(),
         drift_window: limits.drift_window,
         drift_alarm_ppm: limits.drift_alarm_ppm,

@@ -1,7 +1,7 @@
 //! How far a collection's output has moved from where it should be: a figure per window of audited assets.
 //!
 //! With mean `m` and standard deviation `s` of a window's embeddings, value by value, and `mean` and `deviation` of the
-//! reference, the figure is `sqrt(mean(((m - mean) / deviation)² + (s / deviation - 1)²))`: 0 where the window lies as the
+//! reference of the variant that made each, the figure is `sqrt(mean(((m - mean) / deviation)² + (s / deviation - 1)²))`: 0 where the window lies as the
 //! reference does, 1 where it is off by one deviation, or where all its images are one and the same. A sound window of
 //! `n` is off by chance alone by about `sqrt(1.5 / n)`, 0.077 of 256.
 

@@ -20,6 +20,8 @@ pub struct Reference {
     pub mean: Embedding,
     /// Standard deviation of each value; above 0.
     pub deviation: Embedding,
+    /// The same for assets of single variants of the generators.
+    pub of_variants: Vec<VariantReference>,
     /// Traits and rarity weights that the reference's assets were drawn with.
     pub traits: Vec<TraitSpec>,
     /// Audited assets in one window of the drift.
@@ -28,10 +30,35 @@ pub struct Reference {
     pub drift_alarm_ppm: u32,
 }
 
+/// How an auditor's embeddings of one variant's sound assets lie.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VariantReference {
+    /// Name of the variant.
+    pub variant: String,
+    /// Mean of each value.
+    pub mean: Embedding,
+    /// Standard deviation of each value; above 0.
+    pub deviation: Embedding,
+}
+
+fn standardised(embedding: &Embedding, mean: &Embedding, deviation: &Embedding) -> Embedding {
+    std::array::from_fn(|index| (embedding[index] - mean[index]) / deviation[index])
+}
+
 impl Reference {
-    /// The values in deviations from the reference's mean.
+    /// The values in deviations from the reference's mean: what embeddings are compared by.
     pub fn standardise(&self, embedding: &Embedding) -> Embedding {
-        std::array::from_fn(|index| (embedding[index] - self.mean[index]) / self.deviation[index])
+        standardised(embedding, &self.mean, &self.deviation)
+    }
+
+    /// The values in deviations from the mean of the variant that made the asset, where the auditor knows it, so that
+    /// what tells variants apart is no drift; else from the reference's.
+    pub fn standardise_for_drift(&self, embedding: &Embedding, variant: &str) -> Embedding {
+        let known = self.of_variants.iter().find(|of| of.variant == variant);
+        known.map_or_else(
+            || self.standardise(embedding),
+            |of| standardised(embedding, &of.mean, &of.deviation),
+        )
     }
 
     /// Whether a collection's assets are drawn as the reference's were: the same traits and values by name, in whatever
@@ -139,6 +166,11 @@ mod tests {
             model: [1; 32],
             mean: [0.5; EMBEDDING_LENGTH],
             deviation: [0.25; EMBEDDING_LENGTH],
+            of_variants: vec![VariantReference {
+                variant: "small".into(),
+                mean: [1.0; EMBEDDING_LENGTH],
+                deviation: [0.5; EMBEDDING_LENGTH],
+            }],
             traits,
             drift_window: 4,
             drift_alarm_ppm: 1,
@@ -196,6 +228,15 @@ mod tests {
         let code = Code::of(&reference.standardise(&embedding));
         assert_eq!(code.first[..3], [144, 255, 128]);
         assert_eq!(code.second[13..], [128, 127, 0]);
+    }
+
+    #[test]
+    fn drift_is_measured_from_where_the_variant_that_made_an_asset_lies() {
+        let reference = reference(vec![]);
+        let at = |value: f32| [value; EMBEDDING_LENGTH];
+        assert_eq!(reference.standardise_for_drift(&at(2.0), "small"), at(2.0));
+        assert_eq!(reference.standardise_for_drift(&at(1.0), "other"), at(2.0));
+        assert_eq!(reference.standardise(&at(1.0)), at(2.0));
     }
 
     #[test]

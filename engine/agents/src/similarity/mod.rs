@@ -149,7 +149,8 @@ impl Similarity {
         let mut state = self.lock();
         let kept = state.kept(job.collection, seen.collection, reference, self.bounds);
         let counted_before = kept.index.version_of(job.asset) == Some(job.version);
-        let changed = !counted_before && kept.drift.count(&standardised);
+        let placed = reference.standardise_for_drift(seen.embedding, &job.lineage.variant);
+        let changed = !counted_before && kept.drift.count(&placed);
         let last_ppm = kept.drift.last_ppm();
         let mut findings = Vec::new();
         let mut taken_in = None;

@@ -56,6 +56,7 @@ fn opened(bounds: Bounds, folder: Option<&Path>) -> Similarity {
         model: [5; 32],
         mean: [0.0; 32],
         deviation: [1.0; 32],
+        of_variants: vec![],
         traits: collection().traits,
         drift_window: 2,
         drift_alarm_ppm: 1,

@@ -61,6 +61,7 @@ pub fn reference() -> Reference {
         model: [9; 32],
         mean: [60.0; 32],
         deviation: [10.0; 32],
+        of_variants: vec![],
         traits: collection().traits,
         drift_window: 8,
         drift_alarm_ppm: 4_000_000,

@@ -1,18 +1,21 @@
 //! The settlement contract as the engine sees it, over any [`RpcTransport`].
 
+mod administration;
+mod answers;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use ethers_contract::{ContractRevert, EthEvent};
-use ethers_core::abi::{AbiDecode, AbiEncode, RawLog, Tokenizable};
-use ethers_core::types::{Address, Eip1559TransactionRequest, H256, U64, U256};
+use ethers_core::abi::{AbiDecode, AbiEncode};
+use ethers_core::types::{Address, Eip1559TransactionRequest, U64, U256};
 use serde_json::{Value, json};
 
+use self::answers::{bad_answer, big, decode_commit, revert_reason};
 pub use super::client_types::{
     ChainError, CommittedBatch, Deployment, Fees, Head, Receipt, Royalty,
 };
-use super::contract::{self, SettlementContractErrors};
-use super::hexadecimal::{data, parse_bytes, parse_data, parse_quantity, parse_u64};
+use super::contract;
+use super::hexadecimal::{data, parse_bytes, parse_data, parse_u64};
 use super::signer::{SignedTransaction, Signer};
 use super::transport::{RpcError, RpcTransport};
 use crate::batch::BatchToCommit;
@@ -45,58 +48,6 @@ impl ChainClient {
             });
         }
         Ok(client)
-    }
-
-    /// Deploys the contract from `deployer`'s account and waits for it to be mined.
-    ///
-    /// Not repeatable by itself: see [`ChainClient::deploy_once`] for a start-up that may crash.
-    pub async fn deploy(
-        transport: Arc<dyn RpcTransport>,
-        deployer: &Signer,
-        deployment: &Deployment,
-        wait_ms: u64,
-    ) -> Result<(Self, Receipt), ChainError> {
-        let client = Self::unconnected(transport, [0; 20]).await?;
-        let signed = client
-            .sign_next(deployer, None, creation_code(deployment))
-            .await?;
-        client.send_raw(&signed.raw).await?;
-        let receipt = client
-            .wait_for_receipt("deployment", &signed.hash, wait_ms)
-            .await?;
-        let contract = receipt.created.ok_or_else(|| ChainError::Failed {
-            call: "deployment",
-            transaction: data(signed.hash),
-            block: receipt.block,
-        })?;
-        Ok((Self { contract, ..client }, receipt))
-    }
-
-    /// The contract that `deployer`'s first transaction creates: deployed now if its account has sent
-    /// nothing yet, found again otherwise. Safe to repeat after a crash at any point; the account must be
-    /// used for nothing else before.
-    pub async fn deploy_once(
-        transport: Arc<dyn RpcTransport>,
-        deployer: &Signer,
-        deployment: &Deployment,
-        wait_ms: u64,
-    ) -> Result<Self, ChainError> {
-        let address =
-            ethers_core::utils::get_contract_address(Address::from(deployer.address()), 0).0;
-        match Self::connect(transport.clone(), address).await {
-            Err(ChainError::NoContract { .. }) => {
-                let (client, _) = Self::deploy(transport, deployer, deployment, wait_ms).await?;
-                if client.contract == address {
-                    Ok(client)
-                } else {
-                    Err(ChainError::NoContract {
-                        address: data(address),
-                        chain_id: client.chain_id,
-                    })
-                }
-            }
-            found => found,
-        }
     }
 
     /// The contract's address.
@@ -270,52 +221,6 @@ impl ChainClient {
             wait_ms,
         )
         .await
-    }
-
-    /// Stops commits and redemptions, or lets them go on. `admin` needs the pauser's role.
-    pub async fn set_paused(
-        &self,
-        admin: &Signer,
-        paused: bool,
-        wait_ms: u64,
-    ) -> Result<Receipt, ChainError> {
-        if paused {
-            let call = contract::PauseCall.encode();
-            self.send_call("pause", admin, call, wait_ms).await
-        } else {
-            let call = contract::UnpauseCall.encode();
-            self.send_call("unpause", admin, call, wait_ms).await
-        }
-    }
-
-    /// Sets every token's royalty. `admin` needs the admin's role.
-    pub async fn set_default_royalty(
-        &self,
-        admin: &Signer,
-        receiver: [u8; 20],
-        basis_points: u16,
-        wait_ms: u64,
-    ) -> Result<Receipt, ChainError> {
-        let call = contract::SetDefaultRoyaltyCall {
-            receiver: receiver.into(),
-            basis_points: basis_points.into(),
-        };
-        self.send_call("setDefaultRoyalty", admin, call.encode(), wait_ms)
-            .await
-    }
-
-    /// Moves every token's metadata to another prefix. `admin` needs the admin's role.
-    pub async fn set_base_uri(
-        &self,
-        admin: &Signer,
-        base_uri: &str,
-        wait_ms: u64,
-    ) -> Result<Receipt, ChainError> {
-        let call = contract::SetBaseURICall {
-            base_uri: base_uri.to_owned(),
-        };
-        self.send_call("setBaseURI", admin, call.encode(), wait_ms)
-            .await
     }
 
     /// Tries a call to the contract on the newest state, without sending it.
@@ -550,22 +455,6 @@ impl ChainClient {
     }
 }
 
-/// Creation code with the constructor's arguments behind it.
-fn creation_code(deployment: &Deployment) -> Vec<u8> {
-    let mut code = contract::SETTLEMENTCONTRACT_BYTECODE.to_vec();
-    let arguments = [
-        deployment.name.clone().into_token(),
-        deployment.symbol.clone().into_token(),
-        deployment.base_uri.clone().into_token(),
-        Address::from(deployment.admin).into_token(),
-        Address::from(deployment.settler).into_token(),
-        Address::from(deployment.royalty_receiver).into_token(),
-        U256::from(deployment.royalty_basis_points).into_token(),
-    ];
-    code.extend_from_slice(&ethers_core::abi::encode(&arguments));
-    code
-}
-
 fn on_chain(leaf: &Leaf) -> contract::Leaf {
     contract::Leaf {
         asset: leaf.asset,
@@ -577,84 +466,8 @@ fn on_chain(leaf: &Leaf) -> contract::Leaf {
     }
 }
 
-fn decode_commit(log: &Value) -> Result<CommittedBatch, ChainError> {
-    let method = "eth_getLogs";
-    let bad = |reason: String| bad_answer(method, &reason);
-    let topics = log["topics"]
-        .as_array()
-        .map(Vec::as_slice)
-        .unwrap_or_default();
-    let raw = RawLog {
-        topics: topics
-            .iter()
-            .map(|topic| parse_bytes(topic).map(H256))
-            .collect::<Result<_, _>>()
-            .map_err(bad)?,
-        data: parse_data(&log["data"]).map_err(bad)?,
-    };
-    let event = <contract::BatchCommittedFilter as EthEvent>::decode_log(&raw)
-        .map_err(|error| bad(format!("BatchCommitted: {error}")))?;
-    Ok(CommittedBatch {
-        batch: BatchToCommit {
-            number: event.number,
-            parent: event.parent,
-            root: event.root,
-            payload_digest: event.payload,
-            log_head: event.log_head,
-            first_sequence: event.first_sequence,
-            last_sequence: event.last_sequence,
-        },
-        transaction: parse_bytes(&log["transactionHash"]).map_err(bad)?,
-        block: parse_u64(&log["blockNumber"]).map_err(bad)?,
-    })
-}
-
-/// Turns a revert into the contract's own words.
-fn revert_reason(call: &'static str, error: RpcError) -> ChainError {
-    let RpcError::Node { message, data, .. } = &error else {
-        return error.into();
-    };
-    // geth and the embedded chain give the bytes themselves, some nodes an object around them.
-    let output = data
-        .as_ref()
-        .and_then(|data| parse_data(data).or_else(|_| parse_data(&data["data"])).ok());
-    match output {
-        Some(output) => ChainError::Reverted {
-            call,
-            reason: SettlementContractErrors::decode_with_selector(&output)
-                .map_or_else(|| message.clone(), |reason| named(&reason)),
-        },
-        None if message.contains("revert") => ChainError::Reverted {
-            call,
-            reason: message.clone(),
-        },
-        None => error.into(),
-    }
-}
-
-/// `WrongNumber { expected: 2, given: 1 }` rather than the wrapper's form.
-fn named(reason: &SettlementContractErrors) -> String {
-    let text = format!("{reason:?}");
-    match text.split_once('(') {
-        Some((_, inner)) => inner.strip_suffix(')').unwrap_or(inner).to_owned(),
-        None => text,
-    }
-}
-
-fn big(value: &Value, method: &str) -> Result<u128, ChainError> {
-    let number = parse_quantity(value).map_err(|reason| bad_answer(method, &reason))?;
-    Ok(u128::try_from(number).map_err(|_| bad_answer(method, "larger than 128 bits"))?)
-}
-
 fn word(number: u64) -> [u8; 32] {
     let mut word = [0; 32];
     word[24..].copy_from_slice(&number.to_be_bytes());
     word
-}
-
-fn bad_answer(method: &str, reason: &str) -> RpcError {
-    RpcError::BadAnswer {
-        method: method.to_owned(),
-        reason: reason.to_owned(),
-    }
 }
