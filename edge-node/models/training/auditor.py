@@ -4,7 +4,7 @@ A convolutional trunk ends in one hidden layer over the whole picture, which giv
 embedding, and a guess of traits and latent from which the drawer (drawer.py) draws, at half size, the sound
 picture that it stands for. What is seen and what differs from that drawing give two maps of evidence, 16 x 16 and 8 x 8 cells,
 that say where something was altered; their largest and mean values and the hidden layer give the
-corruption logit.
+corruption logit. The embedding that is exported (embedding.py) also holds what the difference tells of the latent.
 """
 
 import jax
@@ -106,8 +106,12 @@ def auditor(p, pixels, tap=None):
         maps.append(x[..., 0])
         judged += [x.max((1, 2)), jax.nn.relu(x).mean((1, 2))]
     judge = normalised(jnp.concatenate(judged, 1) @ p["w_judge"], "judge")
+    embedding = hidden @ p["w_embedding"] + p["b_embedding"]
+    if "w_manner" in p:
+        manner = (p["w_manner"].astype(jnp.float32) - 128.0) * p["s_manner"]
+        embedding += error.reshape(len(error), -1) @ manner @ p["w_read"]
     return (hidden @ p["w_traits"] + p["b_traits"], judge @ p["w_corruption"] + p["b_corruption"],
-            hidden @ p["w_embedding"] + p["b_embedding"], maps, error, (guess, latent))
+            embedding, maps, error, (guess, latent))
 
 
 def folded(p, batches):

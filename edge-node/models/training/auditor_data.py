@@ -25,8 +25,8 @@ SOFTENED = 0.4             # share of the renderer's pictures that stand in, a l
 FAULTY = 1500              # a generator's faulty pictures, for each way of being faulty
 # Kinds that are hard to find, by how many times as often as others they are drawn: from the start, and at last.
 HARD = dict.fromkeys(("occlusion", "channel_swap", "wrong_background", "blend", "cut", "conflict", "recoloured", "partial"), 3)
-HARDEST = {"conflict": 6, "partial": 4} | dict.fromkeys(
-    ("blur", "recompression", "stripes", "wrong_background", "recoloured", "occlusion"), 3)
+HARDEST = {"conflict": 6, "partial": 6, "stripes": 4} | dict.fromkeys(
+    ("blur", "recompression", "wrong_background", "recoloured", "occlusion"), 3)
 WAITING = 4                # batches made ahead
 
 

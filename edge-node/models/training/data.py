@@ -23,8 +23,9 @@ CACHE = pathlib.Path(os.environ.get("KARAT_TRAINING_CACHE", pathlib.Path(tempfil
 SETS = {
     "training": (int(os.environ.get("KARAT_TRAIN_COUNT", 20000)), 1, "in training"),
     "check": (2000, 2, "any"),
-    "test": (2000, 3, "any"),
-    "held out": (1000, 4, "held out"),
+    "limits": (4000, 8, "any"),
+    "test": (2000, 12, "any"),
+    "held out": (1000, 13, "held out"),
 }
 
 SHARE_UNIT = 170.0         # shares reach 1.5

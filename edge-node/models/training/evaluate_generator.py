@@ -86,8 +86,8 @@ def smoothness(model):
     return float(np.mean(steps)), float(np.max(steps)), uneven, float(np.mean(ends))
 
 
-def main():
-    models, auditor = {name: session(path) for name, path in GENERATORS.items()}, session(AUDITOR)
+def measured(models, auditor):
+    """What the manifest says of every variant, and the report's lines."""
     indices, latent, pictures = test_pictures()
     feed = {"traits": one_hot(indices[:BATCH]), "latent": latent[:BATCH]}
     rare_indices, rare_latent, rare = named_set("held out")
@@ -110,10 +110,14 @@ def main():
             "backend_tolerance": 0.0 if name == "exact" else BACKEND_TOLERANCE,
             "steps": smoothness(models[name]),
         }
+    return figures, section(figures, right, right_rare) + int8_section(int8.measure(GENERATORS["small"], indices, latent, feed))
+
+
+def main():
+    models, auditor = {name: session(path) for name, path in GENERATORS.items()}, session(AUDITOR)
     golden(models, auditor)
     sheets(models)
-    lines = section(figures, right, right_rare) + int8_section(int8.measure(GENERATORS["small"], indices, latent, feed))
-    keep_figures("generator", figures, lines)
+    keep_figures("generator", *measured(models, auditor))
 
 
 def section(figures, right, right_rare):

@@ -1,5 +1,6 @@
 """Writes the trained auditor as an ONNX file."""
 
+import numpy as np
 from onnx import TensorProto
 
 import auditor as models
@@ -73,7 +74,11 @@ def export_auditor(p, path):
     judge = relu(g.gemm(g.node("Concat", *judged, axis=1), p["w_judge"], p["b_judge"]))
     g.gemm(hidden, p["w_traits"], p["b_traits"], out="trait_logits")
     g.node("Sigmoid", g.gemm(judge, p["w_corruption"], p["b_corruption"]), out="corruption")
-    g.gemm(hidden, p["w_embedding"], p["b_embedding"], out="embedding")
+    manner = p["w_manner"].reshape(drawer.CELLS, drawer.CELLS, models.HALVES, -1).transpose(2, 0, 1, 3).reshape(len(p["w_manner"]), -1)
+    manner = g.node("Cast", g.constant(manner, np.uint8), to=TensorProto.FLOAT)     # a quarter of the bytes
+    manner = g.node("Mul", g.node("Add", manner, g.constant(-128.0)), g.constant(p["s_manner"]))
+    read = g.node("MatMul", g.node("MatMul", flat(above), manner), g.constant(p["w_read"]))
+    g.node("Add", g.gemm(hidden, p["w_embedding"], p["b_embedding"]), read, out="embedding")
     g.write(path, [PIXELS], [("trait_logits", TensorProto.FLOAT, ["N", WIDTH]), ("corruption", TensorProto.FLOAT, ["N", 1]),
                              ("embedding", TensorProto.FLOAT, ["N", models.EMBEDDING])])
 

@@ -15,9 +15,8 @@ rm -f "$KARAT_TRAINING_CACHE/stages.jsonl"
 stage() { "$PYTHON" stage.py "$@"; }
 
 stage data data.py
-stage twins auditor_data.py
 # One stage a core: generators on this one, the auditor's first parts on the other.
-{ stage auditor-drawer train_auditor.py drawer && stage auditor-base train_auditor.py base; } & other=$!
+{ stage twins auditor_data.py && stage auditor-drawer train_auditor.py drawer && stage auditor-base train_auditor.py base; } & other=$!
 for one in guide teacher; do
     stage "$one" train_generator.py "$one"
 done

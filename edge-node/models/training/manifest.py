@@ -6,7 +6,7 @@ from pathlib import Path
 
 from vocabulary import EXCLUSIONS, IMAGE_SIZE, LATENT_LENGTH, TRAITS
 
-VERSION = "2.0.0"
+VERSIONS = {"relics": "2.0.0", "relics-auditor": "2.1.0"}      # the next one when files change
 
 
 @dataclass
@@ -37,9 +37,14 @@ def numbers(values):
     return "[" + ", ".join(f"{v:.6f}" for v in values) + "]"
 
 
-def write(folder, name, role, seed, default_variant, variants, auditor=None, reference=None):
-    """`auditor`: whole numbers by key; `reference`: (mean, deviation) of the embedding over sound assets."""
-    lines = ["format = 2", f'name = "{name}"', f'version = "{VERSION}"', f'role = "{role}"', 'licence = "Apache-2.0"',
+def digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def write(folder, name, role, seed, default_variant, variants, auditor=None, reference=None, drift_references=None):
+    """`auditor`: whole numbers by key; `reference`: (mean, deviation) of the embedding over sound assets;
+    `drift_references`: mean and deviation over sound assets of one generator's variant, by its name."""
+    lines = ["format = 2", f'name = "{name}"', f'version = "{VERSIONS[name]}"', f'role = "{role}"', 'licence = "Apache-2.0"',
              f"image_width = {IMAGE_SIZE}", f"image_height = {IMAGE_SIZE}", f"latent_length = {LATENT_LENGTH}",
              f"seed = {seed}", f'default_variant = "{default_variant}"', ""]
     if auditor:
@@ -48,15 +53,17 @@ def write(folder, name, role, seed, default_variant, variants, auditor=None, ref
     if reference:
         lines += ["[reference]", "# The embedding over sound assets drawn by the traits' weights.",
                   f"mean = {numbers(reference[0])}", f"deviation = {numbers(reference[1])}", ""]
+    for variant, (mean, deviation) in (drift_references or {}).items():
+        lines += ["[[drift_references]]", "# Over sound assets of this variant alone.", f'variant = "{variant}"',
+                  f"mean = {numbers(mean)}", f"deviation = {numbers(deviation)}", ""]
     for trait, values, weights in TRAITS:
         lines += ["[[traits]]", f'name = "{trait}"', f"values = {quoted(values)}",
                   f"weights = [{', '.join(map(str, weights))}]", ""]
     for a, va, b, vb in EXCLUSIONS:
         lines += ["[[exclusions]]", f'trait = "{a}"', f'value = "{va}"', f'other_trait = "{b}"', f'other_value = "{vb}"', ""]
     for v in variants:
-        data = v.path.read_bytes()
         lines += ["[[variants]]", f'name = "{v.name}"', f'file = "{v.path.name}"',
-                  f'sha256 = "{hashlib.sha256(data).hexdigest()}"', f"bytes = {len(data)}",
+                  f'sha256 = "{digest(v.path)}"', f"bytes = {v.path.stat().st_size}",
                   f"exact = {str(v.exact).lower()}", f"ladder = {str(v.ladder).lower()}", f'precision = "{v.precision}"',
                   f"cost_us = {v.cost_us}", f"quality = {v.quality:.4f}", f"distance = {v.distance:.4f}",
                   f"backend_tolerance = {v.backend_tolerance:.3f}", ""]

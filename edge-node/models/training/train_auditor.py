@@ -4,7 +4,7 @@
 
 drawer  the part that draws what the picture should show, from true traits and latents
 base    the whole on the renderer's pictures alone; needs no generator
-final   with the exported generators' pictures, and calibration
+final   with the exported generators' pictures, calibration, and the embedding that is exported
 
 Traits are learnt from the renderer's pictures only: labels of generated pictures would teach the
 auditor to excuse the generators. What counts as sound is learnt from all of them.
@@ -24,13 +24,14 @@ from auditor_data import BASE, FINAL, Feed, faulty_pictures, generator_pictures,
 from corruption import damage
 from corruption_kinds import SEEN
 from data import SETS, SHARE_UNIT, one_hot, training_shares
+from embedding import fitted
 from renderer import colours
 from runtime import VARIANTS
 from training import SEED, load, loop, save
 from vocabulary import CARDINALITIES, OFFSETS
 
 # By stage: batch, steps, largest step, seed of the batches.
-STAGES = {"base": (BASE, 5000, 2e-3, SEED + 4), "final": (FINAL, 2800, 1e-3, SEED + 5)}
+STAGES = {"base": (BASE, 5000, 2e-3, SEED + 4), "final": (FINAL, 3600, 1e-3, SEED + 5)}
 DRAWER_STEPS, DRAWER_BATCH = 4000, 16
 AVERAGED = 0.998           # decay of the running mean of the weights, which is what is kept; less in a short stage
 # Damaged pictures kept because they were missed, how many come back in a batch, and how often one does.
@@ -202,7 +203,7 @@ def main():
     weights, fixed = train(said.stage, before, steps)
     save(f"auditor-{said.stage}", weights)
     if said.stage == "final":
-        save("auditor", calibrated(fixed))
+        save("auditor", fitted(calibrated(fixed)))
 
 
 if __name__ == "__main__":
