@@ -266,7 +266,30 @@ impl Core {
         })
     }
 
-    /// As [`Core::submit`] at DURABLE, for who wants the answer at SEQUENCED as well.
+    /// As [`Core::submit`], to be worked off by the caller: [`Core::work_off`] before it waits for anything.
+    ///
+    /// # Errors
+    /// As [`Core::submit`].
+    pub fn submit_to_work_off(
+        &self,
+        commands: Vec<Prepared<Command>>,
+        ack: Ack,
+        reply: Reply<Outcome>,
+    ) -> Result<(), (SubmitError, Submission<LedgerMachine>)> {
+        self.sequencer.submit_to_work_off(Submission {
+            commands,
+            ack,
+            reply,
+            sequenced: None,
+        })
+    }
+
+    /// Puts into the log and applies what was submitted, on this thread if that is little and no other is at it.
+    pub fn work_off(&self) {
+        self.sequencer.work_off();
+    }
+
+    /// As [`Core::submit_to_work_off`] at DURABLE, for who wants the answer at SEQUENCED as well.
     ///
     /// # Errors
     /// As [`Core::submit`].
@@ -276,7 +299,7 @@ impl Core {
         sequenced: Reply<Outcome>,
         durable: Reply<Outcome>,
     ) -> Result<(), (SubmitError, Submission<LedgerMachine>)> {
-        self.sequencer.submit(Submission {
+        self.sequencer.submit_to_work_off(Submission {
             commands,
             ack: Ack::Durable,
             reply: durable,

@@ -19,6 +19,7 @@ pub mod block;
 pub mod chain;
 pub mod clock;
 mod config;
+mod desk;
 pub mod log;
 pub mod machine;
 mod releaser;

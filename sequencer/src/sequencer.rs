@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use crate::block::{BODY_PREFIX_BYTES, BlockHeader, IngressOffset, header_bytes};
 use crate::clock::Clock;
 pub use crate::config::{SequencerConfig, SequencerError};
+use crate::desk::Desk;
 use crate::log::{BlockIterator, Log, LogError, LogReader, Progress, ReadError, Recovery};
 use crate::machine::Machine;
 use crate::releaser::Releaser;
@@ -89,6 +90,10 @@ impl Shared {
         }
     }
 
+    pub(crate) fn queued_commands(&self) -> usize {
+        self.queued_commands.load(Ordering::SeqCst)
+    }
+
     pub(crate) fn leave_queue(&self, commands: usize, bytes: usize) {
         self.queued_commands.fetch_sub(commands, Ordering::SeqCst);
         self.queued_bytes.fetch_sub(bytes, Ordering::SeqCst);
@@ -124,6 +129,7 @@ struct Inner<M: Machine> {
     reader: Arc<dyn LogReader>,
     releaser: Arc<Releaser<M::Outcome>>,
     sender: Sender<Entry<M>>,
+    desk: Arc<Desk<M>>,
     threads: Mutex<Option<Threads<M>>>,
 }
 
@@ -201,13 +207,11 @@ impl<M: Machine> Sequencer<M> {
         };
         let reader = log.reader();
         let releaser = Releaser::new(Arc::clone(&progress));
-        // One place more than submissions, for `Wake`.
-        let (sender, receiver) = bounded(config.queue_submissions_max + 1);
+        let (sender, receiver) = bounded(config.queue_submissions_max);
         let mut writer = Writer::new(
             config.clone(),
             Arc::clone(&shared),
             Arc::clone(&releaser),
-            receiver,
             log,
             machine,
             clock,
@@ -224,9 +228,13 @@ impl<M: Machine> Sequencer<M> {
                 move || releaser.run()
             })
             .map_err(spawn_error)?;
+        let desk = Desk::new(writer, receiver, Arc::clone(&shared));
         let writing = std::thread::Builder::new()
             .name("karat-writer".to_owned())
-            .spawn(move || writer.run())
+            .spawn({
+                let desk = Arc::clone(&desk);
+                move || desk.run()
+            })
             .map_err(|source| {
                 releaser.close();
                 SequencerError::Thread { source }
@@ -242,6 +250,7 @@ impl<M: Machine> Sequencer<M> {
             reader,
             releaser,
             sender,
+            desk,
             threads,
         };
         Ok(SequencerHandle {
@@ -258,9 +267,37 @@ impl<M: Machine> SequencerHandle<M> {
         self.submit_with_ingress(submission, Vec::new())
     }
 
+    /// As [`submit`](Self::submit), without waking the thread that writes: the caller calls
+    /// [`work_off`](Self::work_off) soon, after this or after several of these, and before it waits for anything.
+    #[allow(clippy::result_large_err)]
+    pub fn submit_to_work_off(
+        &self,
+        submission: Submission<M>,
+    ) -> Result<(), (SubmitError, Submission<M>)> {
+        self.enqueue(submission, Vec::new())
+    }
+
+    /// Writes and applies what is in the queue on this thread, if it is little and no other thread is at it; replies run
+    /// in here. Else it is left to the thread that writes. For threads of a common priority: while one of a lower priority
+    /// writes, all others wait for it.
+    pub fn work_off(&self) {
+        self.inner.desk.help();
+    }
+
     /// As [`submit`](Self::submit), for commands read from Kafka: the block that holds them records these positions.
     #[allow(clippy::result_large_err)]
     pub fn submit_with_ingress(
+        &self,
+        submission: Submission<M>,
+        ingress: Vec<IngressOffset>,
+    ) -> Result<(), (SubmitError, Submission<M>)> {
+        self.enqueue(submission, ingress)?;
+        self.inner.shared.wake_writer();
+        Ok(())
+    }
+
+    #[allow(clippy::result_large_err)]
+    fn enqueue(
         &self,
         submission: Submission<M>,
         ingress: Vec<IngressOffset>,
@@ -317,24 +354,18 @@ impl<M: Machine> SequencerHandle<M> {
             shared.leave_queue(commands, bytes);
             return Err((self.overloaded(), submission));
         }
-        let refused = match sender.try_send(Entry::Submission {
+        let (error, entry) = match sender.try_send(Entry {
             submission,
             ingress,
             bytes,
             submitted: Instant::now(),
         }) {
-            Ok(()) => {
-                shared.wake_writer();
-                return Ok(());
-            }
+            Ok(()) => return Ok(()),
             Err(TrySendError::Full(entry)) => (self.overloaded(), entry),
             Err(TrySendError::Disconnected(entry)) => (self.refusal(), entry),
         };
         shared.leave_queue(commands, bytes);
-        match refused {
-            (error, Entry::Submission { submission, .. }) => Err((error, submission)),
-            (_, Entry::Wake) => unreachable!("what comes back is what was sent"),
-        }
+        Err((error, entry.submission))
     }
 
     fn overloaded(&self) -> SubmitError {
@@ -441,8 +472,6 @@ impl<M: Machine> SequencerHandle<M> {
 impl<M: Machine> Inner<M> {
     fn begin_stop(&self) {
         self.shared.stopping.store(true, Ordering::SeqCst);
-        // A full queue needs no waking.
-        let _ = self.sender.try_send(Entry::Wake);
         self.shared.wake_writer();
     }
 }

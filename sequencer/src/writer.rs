@@ -1,12 +1,12 @@
-//! The realm's thread: drain, stamp, append, apply, release.
+//! Writing a block: drain, stamp, append, apply, release.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, RecvTimeoutError, TryRecvError};
+use crossbeam::channel::Receiver;
 
 use crate::block::{BlockHeader, EncodedBlock, INGRESS_COUNT_MAX, IngressOffset};
 use crate::clock::Clock;
@@ -17,20 +17,21 @@ use crate::releaser::{Pending, Releaser};
 use crate::sequencer::Shared;
 use crate::submission::{Ack, Answer, Reply, StageTimes, Submission, SubmitError};
 
-/// Looks at an empty queue, some nanoseconds each, before the thread sleeps: under load the next entry comes within them.
-const SPINS_BEFORE_SLEEP: usize = 100;
+/// What travels on the queue: commands, with the ingress positions that are consumed once they are in the log.
+pub(crate) struct Entry<M: Machine> {
+    pub(crate) submission: Submission<M>,
+    pub(crate) ingress: Vec<IngressOffset>,
+    pub(crate) bytes: usize,
+    pub(crate) submitted: Instant,
+}
 
-/// What travels on the queue.
-pub(crate) enum Entry<M: Machine> {
-    /// Commands, with the ingress positions that are consumed once they are in the log.
-    Submission {
-        submission: Submission<M>,
-        ingress: Vec<IngressOffset>,
-        bytes: usize,
-        submitted: Instant,
-    },
-    /// Makes a waiting writer look at its state.
-    Wake,
+/// What one look at the queue came to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Worked {
+    /// A block of what was there; there may be more.
+    Block,
+    /// Nothing was there.
+    Nothing,
 }
 
 /// A submission whose commands were moved into the block that is being built.
@@ -50,29 +51,23 @@ struct BlockTimes {
     applied: Instant,
 }
 
-/// A submission from the queue, not taken apart yet.
-struct Drained<M: Machine> {
-    submission: Submission<M>,
-    ingress: Vec<IngressOffset>,
-    submitted: Instant,
-}
-
 /// Owns the log and the machine.
 pub(crate) struct Writer<M: Machine> {
     config: SequencerConfig,
     shared: Arc<Shared>,
     releaser: Arc<Releaser<M::Outcome>>,
     progress: Arc<Progress>,
-    receiver: Receiver<Entry<M>>,
     log: Box<dyn Log>,
     machine: M,
+    /// Of the machine or of a reply; whoever stops the sequencer is told.
+    panicked: Option<LogError>,
     clock: Box<dyn Clock>,
     header: BlockHeader,
     encoded: EncodedBlock,
     /// Did not fit into the block before.
     carried: Option<Entry<M>>,
     // Buffers of the block in work, used again for each.
-    drained: Vec<Drained<M>>,
+    drained: Vec<Entry<M>>,
     taken: Vec<Taken<M::Outcome>>,
     commands: Vec<M::Command>,
     outcomes: Vec<M::Outcome>,
@@ -90,7 +85,6 @@ impl<M: Machine> Writer<M> {
         config: SequencerConfig,
         shared: Arc<Shared>,
         releaser: Arc<Releaser<M::Outcome>>,
-        receiver: Receiver<Entry<M>>,
         log: Box<dyn Log>,
         machine: M,
         clock: Box<dyn Clock>,
@@ -101,9 +95,9 @@ impl<M: Machine> Writer<M> {
             shared,
             releaser,
             progress: log.progress(),
-            receiver,
             log,
             machine,
+            panicked: None,
             clock,
             header,
             encoded: EncodedBlock::new(),
@@ -143,89 +137,46 @@ impl<M: Machine> Writer<M> {
         Ok(())
     }
 
-    /// Runs until the sequencer is stopped; gives the machine back, or says that it panicked.
-    pub(crate) fn run(mut self) -> Result<M, LogError> {
-        // The only one to set it.
-        let _ = self.shared.writer.set(std::thread::current());
-        let mut panicked = None;
-        while let Some(first) = self.next() {
-            // A panic of the machine or of a reply must not take the waiting answers with it.
-            let step = catch_unwind(AssertUnwindSafe(|| self.step(first)));
-            if let Err(panic) = step {
-                let reason = format!(
-                    "a panic in block {}: {}",
-                    self.header.first_sequence,
-                    panic_text(&*panic)
-                );
-                panicked = Some(self.progress.poison(LogError::Halted { reason }));
-                self.refuse_taken();
-            }
+    /// Writes one block of what is in the queue.
+    pub(crate) fn work(&mut self, queue: &Receiver<Entry<M>>) -> Worked {
+        let Some(first) = self.carried.take().or_else(|| queue.try_recv().ok()) else {
+            return Worked::Nothing;
+        };
+        // A panic of the machine or of a reply must not take the waiting answers with it.
+        let step = catch_unwind(AssertUnwindSafe(|| self.step(first, queue)));
+        if let Err(panic) = step {
+            let reason = format!(
+                "a panic in block {}: {}",
+                self.header.first_sequence,
+                panic_text(&*panic)
+            );
+            self.panicked = Some(self.progress.poison(LogError::Halted { reason }));
+            self.refuse_taken();
         }
+        Worked::Block
+    }
+
+    /// Whether something from the queue waits in here for the next block.
+    pub(crate) fn carries(&self) -> bool {
+        self.carried.is_some()
+    }
+
+    /// Closes the log; gives the machine back, or says that it panicked.
+    pub(crate) fn close(mut self) -> Result<M, LogError> {
         let closed = self.log.close(self.config.stop_wait_max);
         if let Err(error) = closed {
             tracing::error!(realm = %self.config.realm, %error, "the log did not close cleanly");
         }
-        match panicked {
+        match self.panicked {
             Some(cause) => Err(cause),
             None => Ok(self.machine),
         }
     }
 
-    /// The next entry to begin a block with; `None` once stopped and empty.
-    fn next(&mut self) -> Option<Entry<M>> {
-        if let Some(carried) = self.carried.take() {
-            return Some(carried);
-        }
-        loop {
-            match self.receiver.try_recv() {
-                Ok(Entry::Wake) => {}
-                Ok(entry) => return Some(entry),
-                Err(TryRecvError::Disconnected) => return None,
-                Err(TryRecvError::Empty) if self.shared.is_stopping() => {
-                    // A submitter counts itself before it looks whether the sequencer stops: once the count is zero
-                    // after stopping, nobody can still be putting something into the queue.
-                    if self.shared.queued_submissions.load(Ordering::SeqCst) == 0 {
-                        return None;
-                    }
-                    match self.receiver.recv_timeout(Duration::from_millis(1)) {
-                        Ok(Entry::Wake) | Err(RecvTimeoutError::Timeout) => {}
-                        Ok(entry) => return Some(entry),
-                        Err(RecvTimeoutError::Disconnected) => return None,
-                    }
-                }
-                Err(TryRecvError::Empty) => self.sleep(),
-            }
-        }
-    }
-
-    /// Waits until there may be an entry, or the sequencer is to stop.
-    ///
-    /// A channel's own blocking receive yields the processor a few times before it sleeps. Where other threads want it, a
-    /// yield lasts a whole turn of theirs, milliseconds long, and an entry that comes meanwhile waits for its end; a thread
-    /// that sleeps is woken at once. So this one sleeps without yielding first.
-    fn sleep(&self) {
-        for _ in 0..SPINS_BEFORE_SLEEP {
-            if !self.receiver.is_empty() {
-                return;
-            }
-            std::hint::spin_loop();
-        }
-        self.shared.is_writer_asleep.store(true, Ordering::SeqCst);
-        // Either this sees what was put into the queue meanwhile, or who put it there sees the flag and wakes the thread.
-        fence(Ordering::SeqCst);
-        if self.receiver.is_empty() && !self.shared.is_stopping() {
-            std::thread::park();
-        }
-        self.shared.is_writer_asleep.store(false, Ordering::SeqCst);
-    }
-
-    fn step(&mut self, first: Entry<M>) {
+    fn step(&mut self, first: Entry<M>, queue: &Receiver<Entry<M>>) {
         self.wait_for_room();
         let drain_started = Instant::now();
-        let count = self.drain(first);
-        if count == 0 {
-            return;
-        }
+        let count = self.drain(first, queue);
         let taken = Instant::now();
         if let Err(error) = self.append(count) {
             if !matches!(error, LogError::Poisoned { .. }) {
@@ -263,21 +214,25 @@ impl<M: Machine> Writer<M> {
         self.shared.note_rate(count, drain_started.elapsed());
     }
 
-    /// Waits while too much is appended and not durable: what waits for a flush is bounded, too.
+    /// Whether little enough is appended and not durable: what waits for a flush is bounded, too.
+    pub(crate) fn has_room(&mut self) -> bool {
+        let durable_seq = self.progress.positions().durable_seq;
+        while let Some((_, bytes)) = self
+            .unflushed
+            .pop_front_if(|(last, _)| *last <= durable_seq)
+        {
+            self.unflushed_bytes -= bytes;
+        }
+        let commands = self.header.first_sequence - 1 - durable_seq;
+        commands <= self.config.unflushed_commands_max
+            && self.unflushed_bytes <= self.config.unflushed_bytes_max
+    }
+
+    /// Waits until there is room.
     fn wait_for_room(&mut self) {
         let mut stopping_since = None;
-        loop {
-            let positions = self.progress.positions();
-            while let Some((_, bytes)) = self
-                .unflushed
-                .pop_front_if(|(last, _)| *last <= positions.durable_seq)
-            {
-                self.unflushed_bytes -= bytes;
-            }
-            let commands = self.header.first_sequence - 1 - positions.durable_seq;
-            let full = commands > self.config.unflushed_commands_max
-                || self.unflushed_bytes > self.config.unflushed_bytes_max;
-            let (true, Some(&(oldest, _))) = (full, self.unflushed.front()) else {
+        while !self.has_room() {
+            let Some(&(oldest, _)) = self.unflushed.front() else {
                 return;
             };
             if self.progress.is_poisoned() {
@@ -300,40 +255,24 @@ impl<M: Machine> Writer<M> {
     }
 
     /// Takes from the queue what is there and fits into one block; returns the count of commands.
-    fn drain(&mut self, first: Entry<M>) -> usize {
+    fn drain(&mut self, first: Entry<M>, queue: &Receiver<Entry<M>>) -> usize {
         let mut next = Some(first);
         let (mut count, mut bytes, mut positions) = (0, 0, 0);
         while let Some(entry) = next.take() {
-            if let Entry::Submission {
-                submission,
-                ingress,
-                bytes: more,
-                submitted,
-            } = entry
-            {
-                let fits = count + submission.commands.len() <= self.config.block_commands_max
-                    && bytes + more <= self.config.block_body_bytes_max()
-                    && positions + ingress.len() <= INGRESS_COUNT_MAX;
-                if count > 0 && !fits {
-                    self.carried = Some(Entry::Submission {
-                        submission,
-                        ingress,
-                        bytes: more,
-                        submitted,
-                    });
-                    break;
-                }
-                count += submission.commands.len();
-                bytes += more;
-                positions += ingress.len();
-                self.shared.leave_queue(submission.commands.len(), more);
-                self.drained.push(Drained {
-                    submission,
-                    ingress,
-                    submitted,
-                });
+            let commands = entry.submission.commands.len();
+            let fits = count + commands <= self.config.block_commands_max
+                && bytes + entry.bytes <= self.config.block_body_bytes_max()
+                && positions + entry.ingress.len() <= INGRESS_COUNT_MAX;
+            if count > 0 && !fits {
+                self.carried = Some(entry);
+                break;
             }
-            next = self.receiver.try_recv().ok();
+            count += commands;
+            bytes += entry.bytes;
+            positions += entry.ingress.len();
+            self.shared.leave_queue(commands, entry.bytes);
+            self.drained.push(entry);
+            next = queue.try_recv().ok();
         }
         count
     }
@@ -451,7 +390,7 @@ impl<M: Machine> Writer<M> {
                 cause: Arc::clone(&cause),
             }));
         };
-        for Drained { submission, .. } in self.drained.drain(..) {
+        for Entry { submission, .. } in self.drained.drain(..) {
             submission.sequenced.into_iter().for_each(refuse);
             refuse(submission.reply);
         }

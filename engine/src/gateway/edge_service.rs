@@ -274,8 +274,11 @@ fn take_assets(
         let sequenced: Reply<Outcome> = Box::new(move |answered| early.sequenced(answered));
         gateway.core.submit_for_both(prepared, sequenced, durable)
     } else {
-        gateway.core.submit(prepared, Ack::Durable, durable)
+        gateway
+            .core
+            .submit_to_work_off(prepared, Ack::Durable, durable)
     };
+    gateway.core.work_off();
     if let Err((error, _)) = submitted {
         let retry_after_ms = match error {
             SubmitError::Overloaded { retry_after_ms } => retry_after_ms as u32,

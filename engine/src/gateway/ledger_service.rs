@@ -114,8 +114,9 @@ impl Ledger for LedgerService {
         let reply = Box::new(move |answer| {
             let _ = sender.send(answer);
         });
-        core.submit(vec![prepared], log_ack(level), reply)
+        core.submit_to_work_off(vec![prepared], log_ack(level), reply)
             .map_err(|(error, _)| refused(crate::core::submit_refusal(&error)))?;
+        core.work_off();
         let answer = receiver
             .await
             .map_err(|_| Status::unavailable("the engine is stopping"))?

@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use futures::Stream;
+use futures::{FutureExt, Stream};
 use karat_proto::convert::{self, Refused};
 use karat_proto::event::Outcome;
 use karat_proto::v1::AckLevel;
@@ -18,6 +18,10 @@ use super::Gateway;
 use super::acks::Client;
 use super::admission::{RateLimit, admit};
 use crate::stage_counts::Way;
+
+/// Most commands of a request that the stream's own task puts into the log. With more, the task reads on while the realm's
+/// thread does it.
+const WORKED_OFF_HERE_MAX: usize = 8;
 
 /// One answer on its way out, and the commands that leave the stream's window with it.
 pub(super) struct Outgoing {
@@ -127,6 +131,13 @@ pub(super) fn open(
     }
 }
 
+/// Whatever ends it, nothing that it has submitted waits for it.
+impl Drop for StreamReader {
+    fn drop(&mut self) {
+        self.gateway.core.work_off();
+    }
+}
+
 struct StreamReader {
     gateway: Arc<Gateway>,
     sender: mpsc::UnboundedSender<Outgoing>,
@@ -140,21 +151,52 @@ impl StreamReader {
         let a_second = self.gateway.core.config.gateway.commands_a_second_max;
         let mut rate = RateLimit::new(a_second, Instant::now());
         // An error is the client gone or a message too large, which tonic has answered; what was taken stays taken.
-        while let Ok(Some(request)) = requests.message().await {
+        while let Ok(Some(request)) = self.next(&mut requests).await {
             let now = Instant::now();
             let places = request
                 .commands
                 .len()
                 .clamp(1, limits::REQUEST_COMMANDS_MAX) as u32;
-            // A client that reads no outcomes fills its window and is read no further.
-            let window = tokio::select! {
-                permit = self.window.acquire_many(places) => permit,
-                () = self.sender.closed() => return,
-            };
-            let Ok(permit) = window else { return };
-            permit.forget();
+            if !self.takes_place(places).await {
+                return;
+            }
             self.take(request, now, &mut rate, places as usize);
         }
+    }
+
+    /// The next request. What came before is worked off as soon as none is there at once, so that requests that come
+    /// together go into one block, and none waits for the next.
+    async fn next(
+        &self,
+        requests: &mut Streaming<v1::SubmitRequest>,
+    ) -> Result<Option<v1::SubmitRequest>, Status> {
+        match requests.message().now_or_never() {
+            Some(next) => next,
+            None => {
+                self.gateway.core.work_off();
+                requests.message().await
+            }
+        }
+    }
+
+    /// Waits until the window has room; false when the client has gone. A client that reads no outcomes fills its window
+    /// and is read no further.
+    async fn takes_place(&self, places: u32) -> bool {
+        let permit = match self.window.try_acquire_many(places) {
+            Ok(permit) => permit,
+            Err(_) => {
+                self.gateway.core.work_off();
+                tokio::select! {
+                    permit = self.window.acquire_many(places) => match permit {
+                        Ok(permit) => permit,
+                        Err(_) => return false,
+                    },
+                    () = self.sender.closed() => return false,
+                }
+            }
+        };
+        permit.forget();
+        true
     }
 
     fn take(&self, request: v1::SubmitRequest, now: Instant, rate: &mut RateLimit, places: usize) {
@@ -272,7 +314,12 @@ impl StreamReader {
                 });
             }
         });
-        if let Err((error, _)) = self.gateway.core.submit(prepared, log_ack(level), reply) {
+        let core = &self.gateway.core;
+        let submitted = match prepared.len() {
+            0..=WORKED_OFF_HERE_MAX => core.submit_to_work_off(prepared, log_ack(level), reply),
+            _ => core.submit(prepared, log_ack(level), reply),
+        };
+        if let Err((error, _)) = submitted {
             let retry_after_ms = match error {
                 SubmitError::Overloaded { retry_after_ms } => retry_after_ms as u32,
                 _ => 0,
