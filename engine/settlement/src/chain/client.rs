@@ -6,6 +6,7 @@ mod answers;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ethers_contract::EthEvent;
 use ethers_core::abi::{AbiDecode, AbiEncode};
 use ethers_core::types::{Address, Eip1559TransactionRequest, U64, U256};
 use serde_json::{Value, json};

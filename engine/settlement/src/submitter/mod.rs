@@ -27,7 +27,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 pub use self::error::SubmitterError;
-use self::held::{Held, Sent, State};
+use self::held::{Held, Sent, State, committed};
 pub use self::outbox::OutboxError;
 use self::outbox::{Outbox, Sender, Signed};
 pub use self::stage::{Progress, Stage, SubmitterConfig};
