@@ -147,6 +147,8 @@ impl ModelsConfig {
 pub struct GatewayConfig {
     /// Address to listen on.
     pub listen: SocketAddr,
+    /// Where others reach this engine, HOST:PORT, as followers tell it to clients; empty for the address it listens on.
+    pub advertise: String,
     /// This build has no authentication yet: it refuses to listen beyond this machine unless this is set, because whoever
     /// reaches the port can act for everybody.
     pub allow_remote: bool,
@@ -170,6 +172,9 @@ pub struct GatewayConfig {
 pub struct LogConfig {
     /// Kind of log: `journal`, or `kafka` in a build with that feature.
     pub kind: String,
+    /// Follow whoever leads the realm and lead it when nobody does; only where the log is on `kafka`. Without this an engine
+    /// takes the realm over when it starts.
+    pub follow: bool,
     /// Bytes of a journal segment.
     pub segment_bytes: u64,
     /// Commands that may wait in the queue.
@@ -198,6 +203,10 @@ pub struct KafkaSettings {
     pub acknowledge_wait_ms: u64,
     /// How long a start waits for the brokers.
     pub open_wait_ms: u64,
+    /// A leader gives a sign of life this often.
+    pub heartbeat_ms: u64,
+    /// A follower that has seen no sign for so long bids for the realm.
+    pub lease_ms: u64,
     /// Commands are read from `<prefix>.<realm>.commands`.
     pub commands: bool,
     /// Events are published to `<prefix>.<realm>.events`.
@@ -329,6 +338,7 @@ impl Default for GatewayConfig {
     fn default() -> GatewayConfig {
         GatewayConfig {
             listen: SocketAddr::from(([127, 0, 0, 1], 7400)),
+            advertise: String::new(),
             allow_remote: false,
             streams_max: 4096,
             streams_a_connection_max: 256,
@@ -344,6 +354,7 @@ impl Default for LogConfig {
     fn default() -> LogConfig {
         LogConfig {
             kind: "journal".into(),
+            follow: false,
             segment_bytes: 64 * 1024 * 1024,
             queue_commands_max: 65_536,
             queue_bytes_max: 64 * 1024 * 1024,
@@ -362,6 +373,8 @@ impl Default for KafkaSettings {
             compression: "none".into(),
             acknowledge_wait_ms: 300_000,
             open_wait_ms: 60_000,
+            heartbeat_ms: 150,
+            lease_ms: 600,
             commands: false,
             events: false,
             properties: BTreeMap::new(),
@@ -470,6 +483,17 @@ impl Config {
             };
             return out_of_range("log.kind", self.log.kind.clone(), hint);
         }
+        if self.log.follow && self.log.kind != "kafka" {
+            let expected =
+                "false where log.kind is journal: a journal has one process, and nobody to follow";
+            return out_of_range("log.follow", "true".to_owned(), expected);
+        }
+        let advertised = &self.gateway.advertise;
+        if !advertised.is_empty() && (!advertised.contains(':') || advertised.len() > 256) {
+            let expected =
+                "HOST:PORT, at most 256 bytes, or empty for the address that is listened on";
+            return out_of_range("gateway.advertise", advertised.clone(), expected);
+        }
         let kafka = &self.log.kafka;
         let in_topic = |text: &str| {
             !text.is_empty()
@@ -566,6 +590,14 @@ impl Config {
                 kafka.open_wait_ms,
                 1000,
                 86_400_000,
+            ),
+            ("log.kafka.heartbeat_ms", kafka.heartbeat_ms, 10, 60_000),
+            (
+                "log.kafka.lease_ms",
+                kafka.lease_ms,
+                // Two signs may be lost or late before anybody bids.
+                kafka.heartbeat_ms.saturating_mul(3).max(100),
+                3_600_000,
             ),
             ("agents.permits", self.agents.permits as u64, 1, 65_536),
             ("agents.workers", self.agents.workers as u64, 1, 64),

@@ -1,7 +1,7 @@
 //! The realm's core: content, log, ledger and the stream of events, opened in order and recovered; and the one way in.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -12,8 +12,8 @@ use karat_proto::convert::{self, Refused};
 use karat_proto::event::Outcome;
 use karat_proto::{Code, Command, CommandId, v1};
 use karat_sequencer::{
-    Ack, Answer, JournalError, Prepared, Recovery, ReplayError, Reply, Sequencer, SequencerConfig,
-    SequencerError, SequencerHandle, Submission, SubmitError, SystemClock,
+    Ack, Answer, JournalError, Log, LogReader, Prepared, Recovery, ReplayError, Reply, Sequencer,
+    SequencerConfig, SequencerError, SequencerHandle, Submission, SubmitError, SystemClock,
 };
 use thiserror::Error;
 
@@ -23,7 +23,8 @@ use crate::data_folder::{DataFolder, DataFolderError};
 use crate::digests::{self, DigestRecorder};
 use crate::events::{EventHub, EventLog, EventLogError, EventReader, HubConfig};
 use crate::machine::LedgerMachine;
-use crate::realm_log::{self, Opening};
+use crate::realm_log::{self, Follower, Opened, Opening};
+use crate::role::RealmRole;
 use crate::snapshots::{self, SnapshotsError};
 use crate::view::{DigestMark, View};
 
@@ -43,6 +44,10 @@ pub enum CoreError {
     #[cfg(feature = "kafka")]
     #[error(transparent)]
     Kafka(#[from] karat_sequencer::KafkaError),
+    /// The sign that this engine leads.
+    #[cfg(feature = "kafka")]
+    #[error("lead the realm: {0}")]
+    Lease(#[source] Box<crate::kafka::KafkaPartError>),
     /// The log is of a kind that this build does not have.
     #[error("log.kind is {0}; build with `--features kafka`")]
     LogKind(String),
@@ -127,32 +132,53 @@ pub struct Core {
     pub hub: Arc<EventHub>,
     /// Content.
     pub content: Arc<PackStore>,
-    sequencer: SequencerHandle<LedgerMachine>,
+    /// Whether this engine leads the realm.
+    pub role: Arc<RealmRole>,
+    /// Reads the log.
+    pub reader: Arc<dyn LogReader>,
+    /// There from the moment this engine may write the log.
+    sequencer: OnceLock<SequencerHandle<LedgerMachine>>,
+}
+
+/// A log that is followed, and the machine that has applied what opening it read.
+pub(crate) struct FollowedLog {
+    #[cfg_attr(not(feature = "kafka"), allow(dead_code))]
+    pub(crate) follower: Box<Follower>,
+    #[cfg_attr(not(feature = "kafka"), allow(dead_code))]
+    pub(crate) machine: LedgerMachine,
 }
 
 /// What must be stopped last, in order.
 pub struct CoreThreads {
     hub: JoinHandle<EventLog>,
+    /// What is to be followed, until somebody does.
+    pub(crate) followed: Option<FollowedLog>,
+    /// The thread that follows; it gives the machine back unless this engine leads by then.
+    pub(crate) follower: Option<JoinHandle<Option<LedgerMachine>>>,
 }
 
 impl Core {
-    /// Opens the folder, recovers the ledger and starts the sequencer. `opening` says whether a log that others can reach
-    /// is taken over.
+    /// Opens the folder, recovers the ledger and, unless the log is to be followed, starts the sequencer. `opening` says
+    /// whether a log that others can reach is taken over; `address` is where others reach this engine.
     ///
     /// # Errors
     /// Says which part is damaged, locked or missing, and where.
     pub fn open(
         config: &Config,
         opening: Opening,
+        address: &str,
     ) -> Result<(Arc<Core>, CoreThreads, OpenSummary), CoreError> {
         let roles = Roles::from_config(&config.realm).map_err(CoreError::Role)?;
         let folder = DataFolder::open_or_create(&config.data.dir)?;
         let (content, content_report) = PackStore::open(folder.content(), PackConfig::default())?;
         let content = Arc::new(content);
         let flushed_first = content.clone();
-        let (journal, log) = realm_log::open(config, &folder, opening, move || {
+        let (opened_log, log) = realm_log::open(config, &folder, opening, move || {
             flushed_first.flush().map_err(std::io::Error::other)
         })?;
+        let role = Arc::new(RealmRole::new(log.epoch));
+        give_signs(config, opening, &opened_log, &role, address)?;
+        let history = opened_log.history();
         if let Some(found) = &log.realm
             && *found != config.realm.name
         {
@@ -175,11 +201,7 @@ impl Core {
         }
         let mut events = EventLog::open(&folder.events(), log.last_sequence)?;
         if config.log.kind == "kafka"
-            && !realm_log::holds(
-                &journal.reader(),
-                events.last_sequence(),
-                events.opened_hash(),
-            )?
+            && !realm_log::holds(&history, events.last_sequence(), events.opened_hash())?
         {
             // A replaced leader has written events of blocks that never counted; others have their sequences now.
             notes.push(
@@ -207,7 +229,7 @@ impl Core {
         )
         .map_err(CoreError::Thread)?;
         let mut machine = LedgerMachine::publishing(ledger, view.clone(), sender);
-        let blocks = journal.reader().read(snapshot_sequence + 1)?;
+        let blocks = history.read(snapshot_sequence + 1)?;
         let replayed = karat_sequencer::replay(blocks, snapshot_sequence + 1, &mut machine)?;
         if machine.ledger().applied_seq() != log.last_sequence {
             return Err(CoreError::ReadShort {
@@ -223,19 +245,6 @@ impl Core {
             recovery: started.elapsed(),
             notes,
         };
-        let progress = journal.progress();
-        let told = hub.clone();
-        progress.subscribe(Arc::new(move |progress| {
-            told.set_durable(progress.positions().durable_seq)
-        }));
-        let sequencer_config = SequencerConfig {
-            epoch: log.epoch.max(1),
-            queue_commands_max: config.log.queue_commands_max,
-            queue_bytes_max: config.log.queue_bytes_max,
-            ..SequencerConfig::new(config.realm.name.clone())
-        };
-        let clock = Box::new(SystemClock);
-        let sequencer = Sequencer::start(sequencer_config, journal, &log, machine, clock)?;
         let core = Arc::new(Core {
             folder,
             config: config.clone(),
@@ -243,9 +252,53 @@ impl Core {
             view,
             hub,
             content,
-            sequencer,
+            role,
+            reader: opened_log.reader(),
+            sequencer: OnceLock::new(),
         });
-        Ok((core, CoreThreads { hub: hub_thread }, summary))
+        let followed = match opened_log {
+            Opened::Led(led) => {
+                core.lead(led, &log, machine)?;
+                None
+            }
+            Opened::Followed(follower) => Some(FollowedLog { follower, machine }),
+        };
+        let threads = CoreThreads {
+            hub: hub_thread,
+            followed,
+            follower: None,
+        };
+        Ok((core, threads, summary))
+    }
+
+    /// Starts the sequencer on a log that this engine may write; `machine` has applied what `recovery` says. Commands are
+    /// taken from clients once the role says so.
+    ///
+    /// # Errors
+    /// When the log does not continue, or no thread can be started.
+    pub(crate) fn lead(
+        &self,
+        log: Box<dyn Log>,
+        recovery: &Recovery,
+        machine: LedgerMachine,
+    ) -> Result<(), CoreError> {
+        let told = self.hub.clone();
+        log.progress().subscribe(Arc::new(move |progress| {
+            told.set_durable(progress.positions().durable_seq)
+        }));
+        self.role.set_epoch(recovery.epoch.max(1));
+        let settings = &self.config.log;
+        let sequencer_config = SequencerConfig {
+            epoch: recovery.epoch.max(1),
+            queue_commands_max: settings.queue_commands_max,
+            queue_bytes_max: settings.queue_bytes_max,
+            ..SequencerConfig::new(self.config.realm.name.clone())
+        };
+        let clock = Box::new(SystemClock);
+        let sequencer = Sequencer::start(sequencer_config, log, recovery, machine, clock)?;
+        // Set once: by opening, or by the one thread that follows.
+        let _ = self.sequencer.set(sequencer);
+        Ok(())
     }
 
     /// Hands prepared commands to the sequencer. `reply` runs on the sequencer's threads.
@@ -258,12 +311,16 @@ impl Core {
         ack: Ack,
         reply: Reply<Outcome>,
     ) -> Result<(), (SubmitError, Submission<LedgerMachine>)> {
-        self.sequencer.submit(Submission {
+        let submission = Submission {
             commands,
             ack,
             reply,
             sequenced: None,
-        })
+        };
+        match self.sequencer.get() {
+            Some(sequencer) => sequencer.submit(submission),
+            None => Err((SubmitError::Stopped, submission)),
+        }
     }
 
     /// As [`Core::submit`], to be worked off by the caller: [`Core::work_off`] before it waits for anything.
@@ -276,7 +333,7 @@ impl Core {
         ack: Ack,
         reply: Reply<Outcome>,
     ) -> Result<(), (SubmitError, Submission<LedgerMachine>)> {
-        self.sequencer.submit_to_work_off(Submission {
+        self.enter_to_work_off(Submission {
             commands,
             ack,
             reply,
@@ -284,9 +341,22 @@ impl Core {
         })
     }
 
+    #[allow(clippy::result_large_err)] // It gives back what was submitted.
+    fn enter_to_work_off(
+        &self,
+        submission: Submission<LedgerMachine>,
+    ) -> Result<(), (SubmitError, Submission<LedgerMachine>)> {
+        match self.sequencer.get() {
+            Some(sequencer) => sequencer.submit_to_work_off(submission),
+            None => Err((SubmitError::Stopped, submission)),
+        }
+    }
+
     /// Puts into the log and applies what was submitted, on this thread if that is little and no other is at it.
     pub fn work_off(&self) {
-        self.sequencer.work_off();
+        if let Some(sequencer) = self.sequencer.get() {
+            sequencer.work_off();
+        }
     }
 
     /// As [`Core::submit_to_work_off`] at DURABLE, for who wants the answer at SEQUENCED as well.
@@ -299,7 +369,7 @@ impl Core {
         sequenced: Reply<Outcome>,
         durable: Reply<Outcome>,
     ) -> Result<(), (SubmitError, Submission<LedgerMachine>)> {
-        self.sequencer.submit_to_work_off(Submission {
+        self.enter_to_work_off(Submission {
             commands,
             ack: Ack::Durable,
             reply: durable,
@@ -358,9 +428,9 @@ impl Core {
         EventReader::new(self.hub.clone(), from_sequence, durable_only, pause)
     }
 
-    /// The sequencer's handle, for positions and figures.
-    pub fn sequencer(&self) -> &SequencerHandle<LedgerMachine> {
-        &self.sequencer
+    /// The sequencer's handle, for positions and figures; `None` while this engine follows.
+    pub fn sequencer(&self) -> Option<&SequencerHandle<LedgerMachine>> {
+        self.sequencer.get()
     }
 
     /// Where the log's segments lie.
@@ -375,10 +445,24 @@ impl CoreThreads {
     /// # Errors
     /// When the last flush or the snapshot fails; the log is whole all the same.
     pub fn stop(self, core: &Core, snapshot: bool) -> Result<(), CoreError> {
-        let machine = core.sequencer.clone().stop()?;
-        let ledger = machine.into_ledger();
-        // A leader whose log failed has applied blocks that may not count; they must not outlive it in a snapshot.
-        let snapshot = snapshot && core.sequencer.poisoned().is_none();
+        let mut machine = None;
+        if let Some(follower) = self.follower {
+            match follower.join() {
+                Ok(followed) => machine = followed,
+                Err(_) => tracing::error!("the following thread panicked"),
+            }
+        }
+        let mut snapshot = snapshot;
+        if let Some(sequencer) = core.sequencer.get() {
+            machine = Some(sequencer.clone().stop()?);
+            core.role.leave();
+            // A leader whose log failed has applied blocks that may not count; they must not outlive it in a snapshot.
+            snapshot &= sequencer.poisoned().is_none();
+        }
+        drop(self.followed);
+        // A follower that failed keeps its machine to itself.
+        let snapshot = snapshot && machine.is_some();
+        let ledger = machine.map(LedgerMachine::into_ledger).unwrap_or_default();
         if snapshot {
             let mark = DigestMark {
                 sequence: ledger.applied_seq(),
@@ -397,6 +481,41 @@ impl CoreThreads {
         }
         Ok(())
     }
+}
+
+/// A new leader on a log that others can reach tells them so at once, before it has recovered: its marker is in the log, and
+/// the silence of a recovery must not look like the leader's end.
+#[cfg(feature = "kafka")]
+fn give_signs(
+    config: &Config,
+    opening: Opening,
+    log: &Opened,
+    role: &Arc<RealmRole>,
+    address: &str,
+) -> Result<(), CoreError> {
+    use crate::kafka::lease;
+    if let (Opening::Lead, "kafka", Opened::Led(log)) = (opening, config.log.kind.as_str(), log) {
+        let leader = lease::Leader {
+            epoch: role.epoch(),
+            address: address.to_owned(),
+            progress: log.progress(),
+        };
+        lease::ensure_topic(&config.log.kafka, &config.realm.name)
+            .and_then(|()| lease::give_signs(&config.log.kafka, &config.realm.name, role, leader))
+            .map_err(|error| CoreError::Lease(Box::new(error)))?;
+    }
+    Ok(())
+}
+
+#[cfg(not(feature = "kafka"))]
+fn give_signs(
+    _config: &Config,
+    _opening: Opening,
+    _log: &Opened,
+    _role: &Arc<RealmRole>,
+    _address: &str,
+) -> Result<(), CoreError> {
+    Ok(())
 }
 
 fn first_outcome(answer: &Answer<Outcome>) -> Result<Outcome, Refused> {

@@ -45,10 +45,12 @@ pub mod gateway;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 pub mod latency;
+mod leading;
 pub mod machine;
 pub mod orphans;
 pub mod projector;
 pub mod realm_log;
+pub mod role;
 pub mod service;
 pub mod settlement;
 pub mod snapshots;

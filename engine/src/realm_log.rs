@@ -17,8 +17,49 @@ use crate::data_folder::DataFolder;
 pub enum Opening {
     /// To write it: on a shared log, whoever wrote before is replaced.
     Lead,
+    /// To read it as its leader writes it, and to lead it when nobody does. Only a log that others can reach.
+    Follow,
     /// To read it; nothing is written.
     Read,
+}
+
+/// A log that somebody else leads.
+#[cfg(feature = "kafka")]
+pub type Follower = karat_sequencer::KafkaFollower;
+/// A log that somebody else leads; this build has none.
+#[cfg(not(feature = "kafka"))]
+pub type Follower = std::convert::Infallible;
+
+/// A log as it was opened.
+pub enum Opened {
+    /// To write it.
+    Led(Box<dyn Log>),
+    /// To follow it.
+    Followed(Box<Follower>),
+}
+
+impl Opened {
+    /// Reads what opening found: the whole log of a leader, and of one that is followed only what is not behind it.
+    pub fn history(&self) -> Arc<dyn LogReader> {
+        match self {
+            Opened::Led(log) => log.reader(),
+            #[cfg(feature = "kafka")]
+            Opened::Followed(follower) => follower.opened_reader(),
+            #[cfg(not(feature = "kafka"))]
+            Opened::Followed(never) => match **never {},
+        }
+    }
+
+    /// Reads the log as it grows.
+    pub fn reader(&self) -> Arc<dyn LogReader> {
+        match self {
+            Opened::Led(log) => log.reader(),
+            #[cfg(feature = "kafka")]
+            Opened::Followed(follower) => follower.reader(),
+            #[cfg(not(feature = "kafka"))]
+            Opened::Followed(never) => match **never {},
+        }
+    }
 }
 
 /// Opens the configured log. `flush_content` runs before anything counts as durable, because a durable command must have
@@ -31,7 +72,7 @@ pub fn open(
     folder: &DataFolder,
     opening: Opening,
     flush_content: impl Fn() -> std::io::Result<()> + Send + Sync + 'static,
-) -> Result<(Box<dyn Log>, Recovery), CoreError> {
+) -> Result<(Opened, Recovery), CoreError> {
     if config.log.kind == "kafka" {
         return open_kafka(config, opening, Arc::new(flush_content));
     }
@@ -41,7 +82,7 @@ pub fn open(
         ..JournalConfig::default()
     };
     let (journal, recovery) = Journal::open(&folder.journal(), journal_config)?;
-    Ok((Box::new(journal), recovery))
+    Ok((Opened::Led(Box::new(journal)), recovery))
 }
 
 /// Whether the log's block that ends at `last_sequence` has this hash; so its whole history up to there is the same.
@@ -79,8 +120,8 @@ fn open_kafka(
     config: &Config,
     opening: Opening,
     flush_content: karat_sequencer::log::journal::PreFlush,
-) -> Result<(Box<dyn Log>, Recovery), CoreError> {
-    use karat_sequencer::{Clock, KafkaConfig, KafkaLog, SystemClock};
+) -> Result<(Opened, Recovery), CoreError> {
+    use karat_sequencer::{Clock, KafkaConfig, KafkaFollower, KafkaLog, SystemClock};
     let realm = &config.realm.name;
     let kafka_config = KafkaConfig {
         pre_flush: Some(flush_content),
@@ -89,8 +130,13 @@ fn open_kafka(
     let (log, recovery) = match opening {
         Opening::Lead => KafkaLog::lead(kafka_config, realm, SystemClock.now_ms())?,
         Opening::Read => KafkaLog::open(kafka_config)?,
+        Opening::Follow => {
+            let follower = KafkaFollower::open(kafka_config, realm)?;
+            let recovery = follower.recovery();
+            return Ok((Opened::Followed(Box::new(follower)), recovery));
+        }
     };
-    Ok((Box::new(log), recovery))
+    Ok((Opened::Led(Box::new(log)), recovery))
 }
 
 #[cfg(not(feature = "kafka"))]
@@ -98,7 +144,7 @@ fn open_kafka(
     config: &Config,
     _opening: Opening,
     _flush_content: karat_sequencer::log::journal::PreFlush,
-) -> Result<(Box<dyn Log>, Recovery), CoreError> {
+) -> Result<(Opened, Recovery), CoreError> {
     Err(CoreError::LogKind(config.log.kind.clone()))
 }
 

@@ -9,7 +9,7 @@ use karat_agents::AgentsError;
 use karat_edge_node::manifest::Manifest;
 use karat_proto::v1::command::Kind;
 use karat_proto::{Code, convert, limits, v1};
-use karat_sequencer::Ack;
+use karat_sequencer::{Ack, LogError};
 use karat_store::{EmbeddedStore, Store, StoreError};
 use thiserror::Error;
 use tokio::sync::watch as signal;
@@ -21,12 +21,15 @@ use crate::core::{Core, CoreError, CoreThreads, OpenSummary};
 use crate::digests::DigestRecorder;
 use crate::gateway::{AckTracker, Gateway, GatewayError};
 use crate::latency::Latencies;
+use crate::leading::{self, Leading, Tasks};
 use crate::projector::{Projector, ProjectorError};
 use crate::realm_log::Opening;
-use crate::settlement::{Chain, ChainSetupError, Driver, DriverError, Settlement};
+use crate::settlement::{Chain, ChainSetupError, DriverError, Settlement};
 use crate::snapshotter;
-use crate::ticker;
 use crate::verifier::{ModelFolders, Verifier};
+
+/// Where the first failure of a part is noted.
+pub(crate) type Failure = Arc<signal::Sender<Option<String>>>;
 
 /// How often the parts are asked whether they failed.
 const HEALTH_LOOK: Duration = Duration::from_millis(200);
@@ -103,7 +106,7 @@ pub struct Service {
     threads: CoreThreads,
     stop: signal::Sender<bool>,
     failed: signal::Receiver<Option<String>>,
-    tasks: Vec<(&'static str, JoinHandle<()>)>,
+    tasks: Tasks,
     behind: Background,
 }
 
@@ -124,13 +127,6 @@ impl Service {
                 "models {dir}: no folder there holds an auditor, and nothing is verified without one; set data.models_dir"
             )));
         }
-        if mode == Mode::Full && folders.auditors.is_empty() {
-            return Err(ServiceError::Models(format!(
-                "models {}: no folder below it holds an auditor, and without one no asset gets a verdict; set \
-                 data.models_dir (or --models)",
-                config.data.models_dir.display()
-            )));
-        }
         // The port first: a second engine on it should not touch anything else.
         let listener = Gateway::bind(config.gateway.listen).await?;
         let address = listener.local_addr().map_err(|source| ServiceError::Io {
@@ -139,20 +135,21 @@ impl Service {
         })?;
         let opening = config.clone();
         let how = match mode {
+            Mode::Full if config.log.follow => Opening::Follow,
             Mode::Full => Opening::Lead,
             Mode::ReadOnly => Opening::Read,
         };
-        let (core, threads, opened) =
-            tokio::task::spawn_blocking(move || Core::open(&opening, how))
+        let advertised = leading::advertised(&config, address);
+        let told = advertised.clone();
+        let (core, mut threads, opened) =
+            tokio::task::spawn_blocking(move || Core::open(&opening, how, &told))
                 .await
                 .map_err(|error| ServiceError::Failed(error.to_string()))??;
         if mode == Mode::Full {
             core.folder.note_config(&config)?;
         }
-        match (core.view.applied_seq(), mode) {
-            (0, Mode::Full) => genesis(&core, &folders).await?,
-            (0, Mode::ReadOnly) => return Err(ServiceError::Failed("the log is empty".into())),
-            _ => {}
+        if mode == Mode::ReadOnly && core.view.applied_seq() == 0 {
+            return Err(ServiceError::Failed("the log is empty".into()));
         }
         let behind = background::runtime().map_err(|source| ServiceError::Io {
             what: "start background threads",
@@ -165,15 +162,12 @@ impl Service {
             .map_err(|error| ServiceError::Failed(error.to_string()))??;
         let store: Arc<dyn Store> = Arc::new(store);
         let chain = Chain::open(&core.folder, &config.settlement).await?;
-        let client = chain.client.clone();
-        let settlement = Settlement::new(core.clone(), client.clone());
-        let mut driver = None;
+        let settlement = Settlement::new(core.clone(), chain.client.clone());
         let mut verifier = None;
         if mode == Mode::Full {
-            driver = Some(Driver::open(core.clone(), settlement.clone(), chain).await?);
-            let starting = core.clone();
+            let (starting, with) = (core.clone(), folders.clone());
             let started = behind
-                .spawn_blocking(move || Verifier::start(starting, &folders))
+                .spawn_blocking(move || Verifier::start(starting, &with))
                 .await
                 .map_err(|error| ServiceError::Failed(error.to_string()))??;
             verifier = Some(started);
@@ -202,7 +196,7 @@ impl Service {
         let gateway = Gateway::new(
             core.clone(),
             store,
-            settlement,
+            settlement.clone(),
             verifier.clone(),
             acks.clone(),
             latencies,
@@ -210,8 +204,8 @@ impl Service {
         let (stop, stopped) = signal::channel(false);
         let (fail, failed) = signal::channel(None);
         let fail = Arc::new(fail);
-        let mut tasks = Vec::new();
-        let mut start = |name, task: JoinHandle<()>| tasks.push((name, task));
+        let tasks = Tasks::default();
+        let start = |name, task: JoinHandle<()>| tasks.lock().push((name, task));
         let (watched, reporting, stops) = (core.clone(), fail.clone(), stopped.clone());
         start(
             "ledger watch",
@@ -225,18 +219,6 @@ impl Service {
             behind.spawn(async move { report("the store", &reporting, projector.run().await) }),
         );
         if let Some(verifier) = verifier {
-            let reporting = fail.clone();
-            let feed = async move { report("the agents' feed", &reporting, verifier.run().await) };
-            start("agents", behind.spawn(feed));
-        }
-        if let Some(driver) = driver {
-            let (reporting, stops) = (fail.clone(), stopped.clone());
-            let settle = async move { report("settlement", &reporting, driver.run(stops).await) };
-            start("settlement", behind.spawn(settle));
-            start(
-                "ticker",
-                tokio::spawn(ticker::run(core.clone(), client, stopped.clone())),
-            );
             let recorder = DigestRecorder::open(&core.folder.digests()).map_err(|source| {
                 ServiceError::Io {
                     what: "open digests.log",
@@ -245,26 +227,36 @@ impl Service {
             })?;
             let snapshots = snapshotter::run(core.clone(), recorder, stopped.clone());
             start("snapshots", behind.spawn(snapshots));
-        }
-        #[cfg(feature = "kafka")]
-        if mode == Mode::Full && config.log.kind == "kafka" {
-            if config.log.kafka.commands {
-                let consumed = opened.log.ingress.clone();
-                let (reporting, taking) = (fail.clone(), core.clone());
-                let stops = stopped.clone();
-                let take = async move {
-                    let ended = crate::kafka::take_commands(taking, consumed, stops).await;
-                    report("the topic of commands", &reporting, ended);
-                };
-                start("commands", tokio::spawn(take));
-            }
-            if config.log.kafka.events {
-                let (reporting, publishing) = (fail.clone(), core.clone());
-                let publish = async move {
-                    let ended = crate::kafka::publish_events(publishing).await;
-                    report("the topic of events", &reporting, ended);
-                };
-                start("events", tokio::spawn(publish));
+            let leading = Leading {
+                core: core.clone(),
+                folders,
+                chain,
+                settlement,
+                verifier,
+                behind: behind.clone(),
+                tasks: tasks.clone(),
+                fail: fail.clone(),
+                stop: stopped.clone(),
+            };
+            match threads.followed.take() {
+                None => {
+                    let begun = leading.begin(opened.log.ingress.clone(), false).await;
+                    if let Err(error) = begun {
+                        // They hold the folder open.
+                        tasks.lock().drain(..).for_each(|(_, task)| task.abort());
+                        return Err(error);
+                    }
+                }
+                #[cfg(feature = "kafka")]
+                Some(followed) => {
+                    let following = crate::kafka::follower::Following {
+                        follower: *followed.follower,
+                        machine: followed.machine,
+                    };
+                    threads.follower = Some(leading::follow(leading, following, advertised)?);
+                }
+                #[cfg(not(feature = "kafka"))]
+                Some(followed) => match *followed.follower {},
             }
         }
         let serving = gateway.clone();
@@ -296,6 +288,12 @@ impl Service {
         }
     }
 
+    /// Whether this engine was replaced as the leader, or does not know whether it leads: who follows begins anew then.
+    pub fn begins_anew(&self) -> bool {
+        let poison = self.core.sequencer().and_then(|one| one.poisoned());
+        matches!(poison, Some(LogError::Overtaken { .. })) || self.core.role.is_unsettled()
+    }
+
     /// Stops taking work, finishes what was taken, flushes, and writes a snapshot.
     ///
     /// # Errors
@@ -324,6 +322,7 @@ impl Service {
         } = self;
         let _ = stop.send(true);
         let mut waiting = Vec::new();
+        let tasks = std::mem::take(&mut *tasks.lock());
         for (name, task) in tasks {
             // These end with the stream of events or never by themselves.
             if matches!(
@@ -354,7 +353,7 @@ impl Service {
     }
 }
 
-fn report<E: std::fmt::Display>(
+pub(crate) fn report<E: std::fmt::Display>(
     part: &str,
     fail: &signal::Sender<Option<String>>,
     ended: Result<(), E>,
@@ -371,17 +370,13 @@ fn report<E: std::fmt::Display>(
     }
 }
 
-async fn watch_health(
-    core: Arc<Core>,
-    fail: Arc<signal::Sender<Option<String>>>,
-    mut stop: signal::Receiver<bool>,
-) {
+async fn watch_health(core: Arc<Core>, fail: Failure, mut stop: signal::Receiver<bool>) {
     loop {
         tokio::select! {
             () = tokio::time::sleep(HEALTH_LOOK) => {}
             _ = stop.changed() => return,
         }
-        if let Some(cause) = core.sequencer().poisoned() {
+        if let Some(cause) = core.sequencer().and_then(|one| one.poisoned()) {
             return report("the log", &fail, Err(cause));
         }
         if let Some(cause) = core.hub.failure() {
@@ -390,11 +385,7 @@ async fn watch_health(
     }
 }
 
-async fn run_acks(
-    core: Arc<Core>,
-    acks: Arc<AckTracker>,
-    fail: Arc<signal::Sender<Option<String>>>,
-) {
+async fn run_acks(core: Arc<Core>, acks: Arc<AckTracker>, fail: Failure) {
     let mut reader = core.events(core.hub.written_seq() + 1, true, ACKS_PAUSE);
     loop {
         match reader.next(4096).await {
@@ -410,7 +401,7 @@ async fn run_acks(
 }
 
 /// Enters the realm's first command.
-async fn genesis(core: &Core, folders: &ModelFolders) -> Result<(), ServiceError> {
+pub(crate) async fn genesis(core: &Core, folders: &ModelFolders) -> Result<(), ServiceError> {
     let settings = &core.config.policy;
     let (mut accept_below_ppm, mut reject_above_ppm) =
         (settings.accept_below_ppm, settings.reject_above_ppm);

@@ -64,7 +64,7 @@ pub fn make(core: &Core) -> Result<u64, CoreError> {
     let ledger = crate::core::ledger_from_snapshot(&core.folder, durable_seq)?;
     let from_sequence = ledger.applied_seq() + 1;
     let mut machine = LedgerMachine::bare(ledger);
-    let blocks = core.sequencer().read_blocks(from_sequence)?;
+    let blocks = core.reader.read(from_sequence)?;
     let durable = blocks.take_while(|block| match block {
         Ok(block) => block.last_sequence() <= durable_seq,
         Err(_) => true,

@@ -4,9 +4,11 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use karat_proto::{Code, v1};
+use karat_sequencer::Metrics;
 
 use crate::gateway::Gateway;
 use crate::projector::projected_seq;
+use crate::role::Role;
 
 fn figure(name: impl Into<String>, value: u64) -> v1::Figure {
     v1::Figure {
@@ -19,9 +21,14 @@ fn figure(name: impl Into<String>, value: u64) -> v1::Figure {
 pub fn status(gateway: &Gateway) -> v1::GetStatusResponse {
     let core = &gateway.core;
     let view = &core.view;
-    let positions = core.sequencer().positions();
+    let positions = core.sequencer().map(|one| one.positions());
     let counts = view.counts();
-    let metrics = core.sequencer().metrics();
+    let metrics = core.sequencer().map(|one| one.metrics());
+    let metric = |read: fn(&Metrics) -> u64| metrics.as_ref().map_or(0, read);
+    // A follower has applied what it has read, and has read only what is durable.
+    let applied_seq = positions.map_or(view.applied_seq(), |one| one.applied_seq);
+    let durable_seq = positions.map_or(applied_seq, |one| one.durable_seq);
+    let followed = core.role.followed();
     let agents = gateway
         .verifier
         .as_ref()
@@ -54,14 +61,26 @@ pub fn status(gateway: &Gateway) -> v1::GetStatusResponse {
         figure("retry_entries", counts.retry_entries),
         figure("claims_waiting", counts.claims_waiting),
         figure("digest_sequence", mark.sequence),
-        figure("queue_commands", metrics.queued_commands as u64),
-        figure("queue_bytes", metrics.queued_bytes as u64),
-        figure("overloaded_total", metrics.overloaded),
-        figure("blocks_total", metrics.blocks),
-        figure("append_p99_ns", metrics.append_times.quantile_ns(990)),
-        figure("apply_p99_ns", metrics.apply_times.quantile_ns(990)),
-        figure("flush_p50_ns", metrics.flush_times.quantile_ns(500)),
-        figure("flush_p99_ns", metrics.flush_times.quantile_ns(990)),
+        figure("queue_commands", metric(|one| one.queued_commands as u64)),
+        figure("queue_bytes", metric(|one| one.queued_bytes as u64)),
+        figure("overloaded_total", metric(|one| one.overloaded)),
+        figure("blocks_total", metric(|one| one.blocks)),
+        figure(
+            "append_p99_ns",
+            metric(|one| one.append_times.quantile_ns(990)),
+        ),
+        figure(
+            "apply_p99_ns",
+            metric(|one| one.apply_times.quantile_ns(990)),
+        ),
+        figure(
+            "flush_p50_ns",
+            metric(|one| one.flush_times.quantile_ns(500)),
+        ),
+        figure(
+            "flush_p99_ns",
+            metric(|one| one.flush_times.quantile_ns(990)),
+        ),
         figure("agents_in_flight", agents.in_flight),
         figure("agents_parked", agents.parked),
         figure("agents_verified_total", agents.verified),
@@ -123,9 +142,9 @@ pub fn status(gateway: &Gateway) -> v1::GetStatusResponse {
     }
     v1::GetStatusResponse {
         realm: core.config.realm.name.clone(),
-        epoch: core.sequencer().epoch(),
-        applied_seq: positions.applied_seq,
-        durable_seq: positions.durable_seq,
+        epoch: core.role.epoch(),
+        applied_seq,
+        durable_seq,
         projected_seq: projected_seq(&*gateway.store),
         settled_seq: view.settled_seq(),
         paused: view.paused(),
@@ -133,6 +152,17 @@ pub fn status(gateway: &Gateway) -> v1::GetStatusResponse {
         latencies: gateway.latencies.figures(),
         stages: gateway.stages.figures(),
         figures,
+        role: match core.role.now() {
+            Role::Reader => v1::RealmRole::Unspecified,
+            Role::Leader => v1::RealmRole::Leader,
+            Role::Follower => v1::RealmRole::Follower,
+        }
+        .into(),
+        following: followed.map(|one| v1::Following {
+            behind: one.leader_seq.saturating_sub(applied_seq),
+            leader: one.leader,
+            age_ms: one.age_ms,
+        }),
         contract: Bytes::copy_from_slice(&gateway.settlement.client().contract()),
         chain_id: gateway.settlement.client().chain_id(),
         similarity: similarity

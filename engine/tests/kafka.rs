@@ -2,12 +2,14 @@
 #![cfg(feature = "kafka")]
 #![allow(missing_docs, clippy::unwrap_used)]
 
+#[path = "../../sequencer/tests/common/broker.rs"]
+mod broker;
 mod common;
 
-use std::net::{TcpStream, ToSocketAddrs};
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use broker::{address, is_there};
 use common::{Realm, account, command, eventually};
 use karat_engine::config::Config;
 use karat_engine::service::{Mode, Service};
@@ -19,26 +21,6 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset, TopicPartitionList};
-
-fn address() -> String {
-    std::env::var("KARAT_KAFKA").unwrap_or_else(|_| "127.0.0.1:19092".to_owned())
-}
-
-/// Whether a broker answers; one that was named and is not there is a failure.
-fn is_there() -> bool {
-    let address = address();
-    let found = address.to_socket_addrs().is_ok_and(|mut addresses| {
-        addresses.any(|one| TcpStream::connect_timeout(&one, Duration::from_secs(5)).is_ok())
-    });
-    assert!(
-        found || std::env::var_os("KARAT_KAFKA").is_none(),
-        "KARAT_KAFKA names {address}, and nothing answers there"
-    );
-    if !found {
-        println!("skipped: no Kafka at {address} (set KARAT_KAFKA)");
-    }
-    found
-}
 
 /// A realm that nobody else uses, with all of its topics.
 fn on_kafka(config: &mut Config) {

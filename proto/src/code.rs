@@ -101,6 +101,8 @@ codes! {
     RateLimited = 104, ResourceExhausted, "slow down; the limit is per stream";
     /// The engine is stopping or its log failed.
     Unavailable = 105, Unavailable, "reconnect and send the same command again; its id makes that safe";
+    /// This engine follows another one, which leads.
+    NotLeader = 106, FailedPrecondition, "send the same command to the leader; the message names it where it is known";
 
     /// No such asset.
     UnknownAsset = 200, NotFound, "check the asset's number";

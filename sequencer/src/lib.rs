@@ -34,13 +34,13 @@ pub use chain::{Chain, ChainError, Standing};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use log::journal::{Journal, JournalConfig, JournalError, read_blocks};
 #[cfg(feature = "kafka")]
-pub use log::kafka::{KafkaConfig, KafkaError, KafkaLog};
+pub use log::kafka::{Followed, KafkaConfig, KafkaError, KafkaFollower, KafkaLog};
 pub use log::memory::{MemoryConfig, MemoryDisk, MemoryLog};
 pub use log::{
     BlockIterator, Log, LogError, LogReader, Positions, Progress, ReadError, Recovery, TornTail,
 };
 pub use machine::{BlockContext, Machine};
-pub use replay::{ReplayError, ReplaySummary, replay, replay_after};
+pub use replay::{Applier, ReplayError, ReplaySummary, replay, replay_after};
 pub use sequencer::{
     Metrics, Sequencer, SequencerConfig, SequencerError, SequencerHandle, SequencerPositions,
 };

@@ -1,6 +1,6 @@
 //! Building a machine's state from a log.
 
-use crate::block::{Block, EncodedBlock};
+use crate::block::{Block, EncodedBlock, Hash};
 use crate::chain::{Chain, ChainError, Standing};
 use crate::log::ReadError;
 use crate::machine::{BlockContext, Machine};
@@ -74,6 +74,63 @@ pub enum ReplayError {
     },
 }
 
+/// Applies blocks that were read from a log. Its buffers are used again for each.
+pub struct Applier<M: Machine> {
+    commands: Vec<M::Command>,
+    outcomes: Vec<M::Outcome>,
+}
+
+impl<M: Machine> Default for Applier<M> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<M: Machine> Applier<M> {
+    /// Empty buffers.
+    pub fn new() -> Self {
+        Self {
+            commands: Vec::new(),
+            outcomes: Vec::new(),
+        }
+    }
+
+    /// Applies a block that counts and continues what the machine has applied; its outcomes go to nobody.
+    pub fn apply(
+        &mut self,
+        machine: &mut M,
+        block: &Block,
+        hash: &Hash,
+    ) -> Result<(), ReplayError> {
+        let first_sequence = block.header.first_sequence;
+        self.commands.clear();
+        self.outcomes.clear();
+        for (index, body) in block.bodies.iter().enumerate() {
+            let command = machine
+                .decode(body)
+                .map_err(|reason| ReplayError::Undecodable {
+                    sequence: first_sequence + index as u64,
+                    reason,
+                })?;
+            self.commands.push(command);
+        }
+        let context = BlockContext {
+            header: &block.header,
+            hash,
+            replay: true,
+        };
+        machine.apply(&context, &mut self.commands, &mut self.outcomes);
+        if self.outcomes.len() != block.bodies.len() {
+            return Err(ReplayError::Outcomes {
+                first_sequence,
+                commands: block.bodies.len(),
+                outcomes: self.outcomes.len(),
+            });
+        }
+        Ok(())
+    }
+}
+
 /// Applies every command from `from_sequence` on. Blocks before it are checked and not applied; blocks of replaced
 /// leaders are skipped and counted. With `from_sequence` 1 the whole chain is checked from its beginning.
 pub fn replay<M: Machine>(
@@ -105,8 +162,7 @@ pub fn replay_after<M: Machine>(
         void: 0,
     };
     let mut encoded = EncodedBlock::new();
-    let mut commands = Vec::new();
-    let mut outcomes = Vec::new();
+    let mut applier = Applier::new();
     for block in blocks {
         let block = block?;
         // The hash is of the canonical bytes, so encoding again gives it, whatever the block was read from.
@@ -130,31 +186,7 @@ pub fn replay_after<M: Machine>(
                         first_sequence,
                     });
                 }
-                for (index, body) in block.bodies.iter().enumerate() {
-                    let command =
-                        machine
-                            .decode(body)
-                            .map_err(|reason| ReplayError::Undecodable {
-                                sequence: first_sequence + index as u64,
-                                reason,
-                            })?;
-                    commands.push(command);
-                }
-                let context = BlockContext {
-                    header: &block.header,
-                    hash: encoded.hash(),
-                    replay: true,
-                };
-                machine.apply(&context, &mut commands, &mut outcomes);
-                if outcomes.len() != count {
-                    return Err(ReplayError::Outcomes {
-                        first_sequence,
-                        commands: count,
-                        outcomes: outcomes.len(),
-                    });
-                }
-                commands.clear();
-                outcomes.clear();
+                applier.apply(machine, &block, encoded.hash())?;
                 summary.blocks += 1;
                 summary.commands += count as u64;
             }

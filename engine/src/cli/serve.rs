@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::{CliError, Common};
 use crate::config::Config;
+use crate::role::Role;
 use crate::service::{Mode, Service, ServiceError};
 
 /// How to serve.
@@ -18,6 +19,9 @@ pub struct ServeArgs {
     /// Port, instead of the configured one
     #[arg(long)]
     port: Option<u16>,
+    /// Follow whoever leads the realm, answer questions, and lead it when nobody does; with the log on Kafka
+    #[arg(long)]
+    follow: bool,
 }
 
 /// Runs the engine until Ctrl-C or SIGTERM.
@@ -32,6 +36,8 @@ pub async fn run(common: &Common, args: ServeArgs) -> Result<(), CliError> {
     if let Some(port) = args.port {
         config.gateway.listen.set_port(port);
     }
+    config.log.follow |= args.follow;
+    let follows = config.log.follow;
     config
         .check()
         .map_err(|error| CliError::Usage(error.to_string()))?;
@@ -45,6 +51,13 @@ pub async fn run(common: &Common, args: ServeArgs) -> Result<(), CliError> {
         () = interrupt => None,
         cause = service.failure() => Some(cause),
     };
+    if let Some(cause) = failure
+        .as_ref()
+        .filter(|_| follows && service.begins_anew())
+    {
+        eprintln!("{cause}");
+        return follow_anew(service).await;
+    }
     eprintln!("stopping: what was taken is finished and flushed");
     let stopped = service.stop().await;
     match (failure, stopped) {
@@ -52,6 +65,39 @@ pub async fn run(common: &Common, args: ServeArgs) -> Result<(), CliError> {
         (None, Err(error)) => Err(CliError::Failed(error.to_string())),
         (None, Ok(())) => Ok(()),
     }
+}
+
+/// Ends what ran and begins again as a follower, in the same process.
+///
+/// What a replaced leader has in memory may not count, and its clients may hold parts of it open as long as they like. So
+/// the program takes its own place: nothing of the old state can stay.
+async fn follow_anew(service: Service) -> Result<(), CliError> {
+    eprintln!("this engine follows now");
+    if let Err(error) = service.close().await {
+        eprintln!("note: {error}");
+    }
+    #[cfg(unix)]
+    {
+        use std::os::unix::process::CommandExt;
+        // A program whose file was replaced by an update has no path any more, but the link to it.
+        let program = std::env::current_exe()
+            .ok()
+            .filter(|path| path.exists())
+            .unwrap_or_else(|| PathBuf::from("/proc/self/exe"));
+        let mut arguments = std::env::args_os();
+        let mut again = std::process::Command::new(program);
+        if let Some(name) = arguments.next() {
+            again.arg0(name);
+        }
+        let error = again.args(arguments).exec();
+        Err(CliError::Failed(format!(
+            "begin again as a follower: {error}"
+        )))
+    }
+    #[cfg(not(unix))]
+    Err(CliError::Failed(
+        "start this engine again: this system cannot begin anew in the same process".to_owned(),
+    ))
 }
 
 /// A start that failed: configuration and usage apart from what cannot be opened.
@@ -72,6 +118,11 @@ pub fn opened_text(service: &Service) -> String {
         service.address,
         core.folder.root().display()
     );
+    if core.role.now() == Role::Follower {
+        text.push_str(
+            "following the realm's leader; commands are refused until this engine leads\n",
+        );
+    }
     if opened.log.last_sequence > 0 {
         text.push_str(&format!(
             "recovered to sequence {} in {} ms ({} from a snapshot, {} replayed)\n",

@@ -87,6 +87,12 @@ pub fn shown(status: &v1::GetStatusResponse) -> Value {
         .collect();
     json!({
         "realm": status.realm,
+        "role": describe::lower(status.role().as_str_name(), "REALM_ROLE_"),
+        "following": status.following.as_ref().map(|one| json!({
+            "leader": one.leader,
+            "age_ms": one.age_ms,
+            "behind": one.behind,
+        })),
         "epoch": status.epoch,
         "applied_seq": status.applied_seq,
         "durable_seq": status.durable_seq,

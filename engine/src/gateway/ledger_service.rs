@@ -173,7 +173,7 @@ impl Ledger for LedgerService {
     ) -> Answer<v1::GetAssetResponse> {
         let asset = self.find(request.into_inner().asset)?;
         let view = &self.gateway.core.view;
-        Ok(Response::new(v1::GetAssetResponse {
+        Ok(self.gateway.answer(v1::GetAssetResponse {
             asset: Some(asset_to_wire(view, &asset)),
             applied_seq: view.applied_seq(),
         }))
@@ -221,7 +221,7 @@ impl Ledger for LedgerService {
             .map(|asset| asset_to_wire(view, &asset))
             .collect();
         let projected_seq = store.projected_seq().map_err(store_status)?;
-        Ok(Response::new(v1::ListAssetsResponse {
+        Ok(self.gateway.answer(v1::ListAssetsResponse {
             assets,
             next_after,
             projected_seq,
@@ -252,7 +252,7 @@ impl Ledger for LedgerService {
             })
             .collect::<Result<_, Status>>()?;
         let projected_seq = store.projected_seq().map_err(store_status)?;
-        Ok(Response::new(v1::GetHistoryResponse {
+        Ok(self.gateway.answer(v1::GetHistoryResponse {
             events,
             more,
             projected_seq,
@@ -281,7 +281,7 @@ impl Ledger for LedgerService {
         }
         let digest = asset.content.digest;
         match self.gateway.core.content.get(&digest) {
-            Ok(Some(content)) => Ok(Response::new(v1::GetContentResponse {
+            Ok(Some(content)) => Ok(self.gateway.answer(v1::GetContentResponse {
                 content,
                 cid: karat_content::cid_of(&digest),
             })),
@@ -301,7 +301,7 @@ impl Ledger for LedgerService {
         let account =
             convert::account(&request.into_inner().account, "account").map_err(refused)?;
         let balance = self.gateway.core.view.balance(&account);
-        Ok(Response::new(v1::GetAccountResponse { balance }))
+        Ok(self.gateway.answer(v1::GetAccountResponse { balance }))
     }
 
     async fn get_collection(
@@ -315,7 +315,7 @@ impl Ledger for LedgerService {
             .view
             .collection(number)
             .ok_or_else(|| Status::not_found(format!("there is no collection {number}")))?;
-        Ok(Response::new(v1::GetCollectionResponse {
+        Ok(self.gateway.answer(v1::GetCollectionResponse {
             collection: number,
             creator: Bytes::copy_from_slice(&entry.creator.0),
             spec: Some(convert::spec_to_wire(&entry.spec)),
@@ -346,7 +346,7 @@ impl Ledger for LedgerService {
             .proof(&batch, asset)
             .await
             .map_err(|error| Status::failed_precondition(error.to_string()))?;
-        Ok(Response::new(proof))
+        Ok(self.gateway.answer(proof))
     }
 
     async fn get_batch(
@@ -354,7 +354,9 @@ impl Ledger for LedgerService {
         request: Request<v1::GetBatchRequest>,
     ) -> Answer<v1::GetBatchResponse> {
         let batch = self.find_batch(request.into_inner().number)?;
-        Ok(Response::new(v1::GetBatchResponse { batch: Some(batch) }))
+        Ok(self
+            .gateway
+            .answer(v1::GetBatchResponse { batch: Some(batch) }))
     }
 
     async fn list_batches(
@@ -385,7 +387,7 @@ impl Ledger for LedgerService {
                 })?);
             }
         }
-        Ok(Response::new(v1::ListBatchesResponse { batches }))
+        Ok(self.gateway.answer(v1::ListBatchesResponse { batches }))
     }
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Answer<Self::WatchStream> {
@@ -406,6 +408,6 @@ impl Ledger for LedgerService {
             filter,
             stream,
         );
-        Ok(Response::new(Box::pin(events)))
+        Ok(self.gateway.answer(Box::pin(events)))
     }
 }

@@ -24,9 +24,9 @@ use karat_store::Store;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch as signal};
-use tonic::Status;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
+use tonic::{Response, Status};
 
 pub use acks::AckTracker;
 #[cfg(feature = "kafka")]
@@ -106,11 +106,27 @@ impl Gateway {
         })
     }
 
-    /// The agents and the review desk, where they run.
+    /// The agents and the review desk, where they run: in an engine that leads its realm.
     fn verifier(&self) -> Result<&Verifier, Status> {
+        if let Err(refused) = self.core.role.refuse_unless_leading() {
+            self.count_door_refusal(refused.code);
+            return Err(refusal_status(&refused));
+        }
         self.verifier.as_deref().ok_or_else(|| {
             Status::failed_precondition("this process only reads the folder; ask a running engine")
         })
+    }
+
+    /// What was read, as an answer. A follower's says how old it may be: `karat-applied-seq` is the last sequence that it
+    /// shows, and `karat-age-ms` how long ago something was read from the leader.
+    fn answer<T>(&self, message: T) -> Response<T> {
+        let mut response = Response::new(message);
+        if let Some(followed) = self.core.role.followed() {
+            let metadata = response.metadata_mut();
+            metadata.insert("karat-applied-seq", self.core.view.applied_seq().into());
+            metadata.insert("karat-age-ms", followed.age_ms.into());
+        }
+        response
     }
 
     fn take_stream(&self) -> Result<OwnedSemaphorePermit, Status> {

@@ -205,11 +205,10 @@ impl Ingress<'_> {
         };
         self.in_flight.fetch_add(1, Ordering::SeqCst);
         loop {
-            let refused = match self
-                .core
-                .sequencer()
-                .submit_with_ingress(submission, positions.clone())
-            {
+            let Some(sequencer) = self.core.sequencer() else {
+                return Ok(());
+            };
+            let refused = match sequencer.submit_with_ingress(submission, positions.clone()) {
                 Ok(()) => return Ok(()),
                 Err(refused) => refused,
             };
@@ -222,7 +221,7 @@ impl Ingress<'_> {
                     std::thread::sleep(Duration::from_millis(retry_after_ms.min(100)));
                 }
                 (SubmitError::Stopped, _) => return Ok(()),
-                (error, _) => return Err(KafkaPartError::Log(error.to_string())),
+                (error, _) => return Err(KafkaPartError::Closed(error.to_string())),
             }
         }
     }

@@ -5,10 +5,13 @@
 //! | `<prefix>.<realm>.commands` | producers | a protobuf `karat.v1.Command` |
 //! | `<prefix>.<realm>.events` | this engine | a protobuf `karat.v1.Event`; its place is in the key and the headers |
 //! | `<prefix>.<realm>.dead-letters` | this engine | the bytes of a message that was not taken or was refused; why is in the headers |
+//! | `<prefix>.<realm>.leader` | the leader | a sign of life as JSON |
 
 pub mod dead_letters;
 mod events;
+pub mod follower;
 mod ingress;
+pub mod lease;
 mod topics;
 
 use std::sync::Arc;
@@ -56,9 +59,15 @@ pub enum KafkaPartError {
         /// The client's answer.
         reason: String,
     },
+    /// The log cannot be followed.
+    #[error(transparent)]
+    Log(#[from] karat_sequencer::KafkaError),
+    /// What was read cannot be applied.
+    #[error("apply what the leader wrote: {0}")]
+    Apply(#[from] karat_sequencer::ReplayError),
     /// The log takes nothing more.
     #[error("the log takes no more commands: {0}")]
-    Log(String),
+    Closed(String),
     /// A thread could not be started, or panicked.
     #[error("the thread of {0} ended early")]
     Thread(&'static str),

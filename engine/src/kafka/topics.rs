@@ -39,6 +39,16 @@ pub enum TopicsError {
     },
 }
 
+/// Whether the place to be read next is not there any more.
+pub(super) fn place_is_gone(error: &KafkaError) -> bool {
+    matches!(
+        error,
+        KafkaError::MessageConsumption(
+            RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange
+        )
+    )
+}
+
 /// The topics of a realm, and how to reach them.
 #[derive(Clone)]
 pub struct Topics {
@@ -48,6 +58,8 @@ pub struct Topics {
     pub events: String,
     /// Where messages go that were not taken.
     pub dead_letters: String,
+    /// Where the leader gives signs of life.
+    pub leader: String,
     client: ClientConfig,
     replication: i32,
 }
@@ -69,9 +81,15 @@ impl Topics {
             commands: name("commands"),
             events: name("events"),
             dead_letters: name("dead-letters"),
+            leader: name("leader"),
             client,
             replication: settings.replication,
         })
+    }
+
+    /// What every client of these topics is told.
+    pub(super) fn client(&self) -> ClientConfig {
+        self.client.clone()
     }
 
     /// Settings for a producer whose messages are in order and there once.
@@ -91,13 +109,22 @@ impl Topics {
 
     /// A consumer that is assigned by hand and commits nothing.
     pub(super) fn consumer(&self) -> Result<BaseConsumer, TopicsError> {
+        self.consumer_that_waits("20")
+    }
+
+    /// As [`Topics::consumer`], for who waits at the end of a topic: a broker holds its requests until something comes.
+    pub(super) fn tail_consumer(&self) -> Result<BaseConsumer, TopicsError> {
+        self.consumer_that_waits("500")
+    }
+
+    fn consumer_that_waits(&self, fetch_wait_max_ms: &str) -> Result<BaseConsumer, TopicsError> {
         let mut client = self.client.clone();
         client
             .set("group.id", "karat")
             .set("enable.auto.commit", "false")
             .set("auto.offset.reset", "error")
             .set("isolation.level", "read_committed")
-            .set("fetch.wait.max.ms", "20")
+            .set("fetch.wait.max.ms", fetch_wait_max_ms)
             .set("fetch.queue.backoff.ms", "20")
             .set("queued.max.messages.kbytes", "65536")
             .create()
@@ -106,6 +133,16 @@ impl Topics {
 
     /// Makes a topic with so many partitions if it is not there.
     pub(super) fn ensure(&self, topic: &str, partitions: i32) -> Result<(), TopicsError> {
+        self.ensure_with(topic, partitions, &[])
+    }
+
+    /// As [`Topics::ensure`], with further settings for a topic that is made.
+    pub(super) fn ensure_with(
+        &self,
+        topic: &str,
+        partitions: i32,
+        settings: &[(&str, &str)],
+    ) -> Result<(), TopicsError> {
         let admin: AdminClient<DefaultClientContext> =
             self.client.create().map_err(TopicsError::Client)?;
         let failed = |reason: String| TopicsError::Topic {
@@ -114,8 +151,11 @@ impl Topics {
             reason,
         };
         let bytes_max = (MESSAGE_BYTES_MAX + 65_536).to_string();
-        let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(self.replication))
+        let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(self.replication))
             .set("max.message.bytes", &bytes_max);
+        for (name, value) in settings {
+            new = new.set(name, value);
+        }
         let options = AdminOptions::new()
             .request_timeout(Some(QUESTION))
             .operation_timeout(Some(QUESTION));

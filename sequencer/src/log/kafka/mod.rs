@@ -22,18 +22,20 @@ use self::error::not_linked;
 use self::reading::{BLOCK_HEADER, MESSAGE_FORMAT, PARTITION, Topic, TopicReader, decode};
 use super::flusher::Flusher;
 use super::{Log, LogError, LogReader, Progress, Recovery};
-use crate::block::{BlockHeader, EncodedBlock};
+use crate::block::{Block, BlockHeader, EncodedBlock, Hash};
 use crate::chain::{Chain, Standing};
 
 mod config;
 mod delivery;
 mod error;
+mod follower;
 mod index;
 mod reading;
 mod topic;
 
 pub use config::{KafkaConfig, KafkaFaults, KafkaStep};
 pub use error::KafkaError;
+pub use follower::{Followed, KafkaFollower};
 
 /// How long the polling thread waits for an answer before it looks whether it should end.
 const POLL: Duration = Duration::from_millis(50);
@@ -66,6 +68,24 @@ impl Scan {
     fn recovery(&self) -> Recovery {
         Recovery::from_chain(&self.chain, self.blocks, None)
     }
+
+    fn check_realm(&self, topic: &Topic, realm: &str) -> Result<(), KafkaError> {
+        match self.chain.realm().filter(|found| *found != realm) {
+            None => Ok(()),
+            Some(found) => Err(KafkaError::Realm {
+                target: topic.config.target(),
+                realm: realm.to_owned(),
+                found: found.to_owned(),
+            }),
+        }
+    }
+}
+
+/// A new leader's marker that a broker has.
+struct Marker {
+    key: [u8; 16],
+    /// Where, if the broker said so.
+    offset: Option<i64>,
 }
 
 impl KafkaLog {
@@ -87,13 +107,7 @@ impl KafkaLog {
         now_ms: u64,
     ) -> Result<(Self, Recovery), KafkaError> {
         let (mut log, mut scan) = Self::open_scanned(config)?;
-        if let Some(found) = scan.chain.realm().filter(|found| *found != realm) {
-            return Err(KafkaError::Realm {
-                target: log.topic.config.target(),
-                realm: realm.to_owned(),
-                found: found.to_owned(),
-            });
-        }
+        scan.check_realm(&log.topic, realm)?;
         log.take_over(&mut scan, realm, now_ms)?;
         Ok((log, scan.recovery()))
     }
@@ -103,7 +117,7 @@ impl KafkaLog {
         topic::ensure(&config, false)?;
         let topic = Topic::new(config);
         let scan = scan(&topic)?;
-        Ok((Arc::new(TopicReader { topic }), scan.recovery()))
+        Ok((Arc::new(TopicReader { topic, end: None }), scan.recovery()))
     }
 
     fn open_scanned(config: KafkaConfig) -> Result<(Self, Scan), KafkaError> {
@@ -169,42 +183,10 @@ impl KafkaLog {
     }
 
     fn take_over(&mut self, scan: &mut Scan, realm: &str, now_ms: u64) -> Result<(), KafkaError> {
+        let Marker { key, offset } = self.append_marker(scan, realm, now_ms)?;
         let config = &self.topic.config;
-        let epoch = scan.chain.epoch() + 1;
-        let mut marker = EncodedBlock::new();
-        let header = BlockHeader {
-            realm: realm.to_owned(),
-            epoch,
-            first_sequence: scan.chain.last_sequence() + 1,
-            time_ms: now_ms.max(scan.chain.time_ms()),
-            parent: scan.chain.head(),
-            ingress: Vec::new(),
-        };
-        marker
-            .begin(&header, 0)
-            .and_then(|()| marker.finish())
-            .map_err(|error| LogError::Halted {
-                reason: error.to_string(),
-            })?;
-        let failed = |reason: String| KafkaError::Broker {
-            action: "append the new leader's marker to",
-            target: config.target(),
-            reason,
-        };
-        // The first message also takes the producer's id from the broker, so no client waits for that.
-        let (sender, receiver) = mpsc::channel::<MarkerAnswer>();
-        self.deliveries.state.lock().marker = Some(sender);
-        let key = fresh_key();
-        self.send(&marker, 0, Some(&key)).map_err(failed)?;
-        let named = match receiver.recv_timeout(config.open_wait_max) {
-            Ok(answer) => answer.map_err(failed)?,
-            Err(_) => {
-                let waited_ms = config.open_wait_max.as_millis();
-                return Err(failed(format!("no answer within {waited_ms} ms")));
-            }
-        };
         // Whatever came before the marker counts, so it is read before anything is built on it.
-        let end = match named {
+        let end = match offset {
             Some(offset) => offset + 1,
             None => self.topic.watermarks(config.read_wait_max)?.1,
         };
@@ -215,7 +197,7 @@ impl KafkaLog {
             let Some(bytes) = found.bytes else {
                 continue;
             };
-            let standing = take_block(&self.topic, scan, found.offset, &bytes)?;
+            let (standing, ..) = take_block(&self.topic, scan, found.offset, &bytes)?;
             // Not by its bytes: another leader that began in the same millisecond wrote the same ones.
             if found.key == Some(key) {
                 place = Some((found.offset, standing));
@@ -234,19 +216,62 @@ impl KafkaLog {
                 return Err(self.progress.poison(overtaken).into());
             }
             None => {
-                return Err(failed(
+                return Err(no_marker(
+                    config,
                     "it was acknowledged and is not in the topic".to_owned(),
                 ));
             }
         }
+        self.begin(scan);
+        Ok(())
+    }
+
+    /// Appends a marker with the epoch after the last one that was read, and waits until a broker has it.
+    fn append_marker(&self, scan: &Scan, realm: &str, now_ms: u64) -> Result<Marker, KafkaError> {
+        let config = &self.topic.config;
+        let mut marker = EncodedBlock::new();
+        let header = BlockHeader {
+            realm: realm.to_owned(),
+            epoch: scan.chain.epoch() + 1,
+            first_sequence: scan.chain.last_sequence() + 1,
+            time_ms: now_ms.max(scan.chain.time_ms()),
+            parent: scan.chain.head(),
+            ingress: Vec::new(),
+        };
+        marker
+            .begin(&header, 0)
+            .and_then(|()| marker.finish())
+            .map_err(|error| LogError::Halted {
+                reason: error.to_string(),
+            })?;
+        // The first message also takes the producer's id from the broker, so no client waits for that.
+        let (sender, receiver) = mpsc::channel::<MarkerAnswer>();
+        self.deliveries.state.lock().marker = Some(sender);
+        let key = fresh_key();
+        self.send(&marker, 0, Some(&key))
+            .map_err(|reason| no_marker(config, reason))?;
+        match receiver.recv_timeout(config.open_wait_max) {
+            Ok(Ok(offset)) => Ok(Marker { key, offset }),
+            Ok(Err(reason)) => Err(no_marker(config, reason)),
+            Err(_) => {
+                let waited_ms = config.open_wait_max.as_millis();
+                Err(no_marker(
+                    config,
+                    format!("no answer within {waited_ms} ms"),
+                ))
+            }
+        }
+    }
+
+    /// Begins to lead behind what was read, which ends with this leader's marker.
+    fn begin(&mut self, scan: &Scan) {
         let last_sequence = scan.chain.last_sequence();
         self.next_sequence = last_sequence + 1;
         let mut state = self.deliveries.state.lock();
         state.expected = scan.next_offset;
-        state.epoch = epoch;
+        state.epoch = scan.chain.epoch();
         drop(state);
         self.progress.publish_durable(last_sequence, 0);
-        Ok(())
     }
 
     fn send(
@@ -350,6 +375,7 @@ impl Log for KafkaLog {
     fn reader(&self) -> Arc<dyn LogReader> {
         Arc::new(TopicReader {
             topic: Arc::clone(&self.topic),
+            end: None,
         })
     }
 
@@ -380,6 +406,14 @@ impl Drop for KafkaLog {
         }
         self.end_polling();
         self.deliveries.state.lock().flusher = None;
+    }
+}
+
+fn no_marker(config: &KafkaConfig, reason: String) -> KafkaError {
+    KafkaError::Broker {
+        action: "append the new leader's marker to",
+        target: config.target(),
+        reason,
     }
 }
 
@@ -448,8 +482,7 @@ fn scan(topic: &Arc<Topic>) -> Result<Scan, KafkaError> {
                 take_block(topic, &mut scan, found.offset, &bytes)?;
             }
             None => {
-                let (offset, topic) = (found.offset, &topic.config.topic);
-                tracing::warn!(%topic, offset, "a message that is no block lies in the log's topic; it is passed over");
+                pass_over(topic, found.offset);
             }
         }
     }
@@ -457,12 +490,17 @@ fn scan(topic: &Arc<Topic>) -> Result<Scan, KafkaError> {
     Ok(scan)
 }
 
+fn pass_over(topic: &Topic, offset: i64) {
+    let topic = &topic.config.topic;
+    tracing::warn!(%topic, offset, "a message that is no block lies in the log's topic; it is passed over");
+}
+
 fn take_block(
     topic: &Topic,
     scan: &mut Scan,
     offset: i64,
     bytes: &bytes::Bytes,
-) -> Result<Standing, KafkaError> {
+) -> Result<(Standing, Block, Hash), KafkaError> {
     let target = topic.config.target();
     let block = decode(&target, offset, bytes)?;
     let hash = *blake3::hash(bytes).as_bytes();
@@ -479,5 +517,5 @@ fn take_block(
         Standing::Void => {}
     }
     scan.blocks += 1;
-    Ok(standing)
+    Ok((standing, block, hash))
 }

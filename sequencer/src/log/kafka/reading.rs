@@ -40,6 +40,37 @@ pub(super) struct Found {
     pub(super) bytes: Option<Bytes>,
 }
 
+impl Found {
+    pub(super) fn from_message(message: &impl Message) -> Self {
+        let ours = message.headers().is_some_and(|headers| {
+            headers
+                .iter()
+                .any(|header| header.key == BLOCK_HEADER && header.value == Some(MESSAGE_FORMAT))
+        });
+        Self {
+            offset: message.offset(),
+            key: message.key().and_then(|key| key.try_into().ok()),
+            bytes: ours.then(|| Bytes::copy_from_slice(message.payload().unwrap_or_default())),
+        }
+    }
+}
+
+/// Whether reading cannot go on after this: the client gave up, or the offset is not there, because the topic was cut or
+/// made again. Everything else the client tries again by itself.
+pub(super) fn is_final(error: &ClientError) -> bool {
+    matches!(
+        error,
+        ClientError::MessageConsumptionFatal(_)
+            | ClientError::MessageConsumption(
+                RDKafkaErrorCode::AutoOffsetReset
+                    | RDKafkaErrorCode::OffsetOutOfRange
+                    | RDKafkaErrorCode::UnknownTopicOrPartition
+                    | RDKafkaErrorCode::TopicAuthorizationFailed
+                    | RDKafkaErrorCode::BadMessage,
+            )
+    )
+}
+
 /// What all readers of a topic share.
 pub(super) struct Topic {
     pub(super) config: KafkaConfig,
@@ -146,28 +177,9 @@ impl Messages {
                     if offset >= self.to {
                         return Ok(None);
                     }
-                    let ours = message.headers().is_some_and(|headers| {
-                        headers.iter().any(|header| {
-                            header.key == BLOCK_HEADER && header.value == Some(MESSAGE_FORMAT)
-                        })
-                    });
-                    let bytes =
-                        ours.then(|| Bytes::copy_from_slice(message.payload().unwrap_or_default()));
-                    let key = message.key().and_then(|key| key.try_into().ok());
-                    return Ok(Some(Found { offset, key, bytes }));
+                    return Ok(Some(Found::from_message(&message)));
                 }
-                // Fatal ones, and an offset that is not there: the topic was cut or made again.
-                Some(Err(
-                    error @ (ClientError::MessageConsumptionFatal(_)
-                    | ClientError::MessageConsumption(
-                        RDKafkaErrorCode::AutoOffsetReset
-                        | RDKafkaErrorCode::OffsetOutOfRange
-                        | RDKafkaErrorCode::UnknownTopicOrPartition
-                        | RDKafkaErrorCode::TopicAuthorizationFailed
-                        | RDKafkaErrorCode::BadMessage,
-                    )),
-                )) => return Err(config.read_error(error)),
-                // Everything else the client tries again by itself.
+                Some(Err(error)) if is_final(&error) => return Err(config.read_error(error)),
                 Some(Err(error)) => cause = Some(error),
                 None => {}
             }
@@ -229,12 +241,15 @@ pub(super) fn decode(target: &str, offset: i64, bytes: &Bytes) -> Result<Block, 
 /// Reads the blocks of a topic.
 pub(super) struct TopicReader {
     pub(super) topic: Arc<Topic>,
+    /// The offset before which the reading ends, whatever comes behind it; `None` for all that is there.
+    pub(super) end: Option<i64>,
 }
 
 impl LogReader for TopicReader {
     fn read(&self, from_sequence: u64) -> Result<BlockIterator, ReadError> {
         let topic = &self.topic;
         let (low, high) = topic.watermarks(WATERMARKS)?;
+        let high = self.end.map_or(high, |end| high.min(end));
         // From the first sequence everything is read, void blocks too; from the middle they are left out, because the
         // marker that makes them void may lie before the place where the reading begins.
         let whole = from_sequence <= 1;
