@@ -19,7 +19,7 @@ use super::acks::Client;
 use super::admission::admit;
 use super::submit::{self, Outcomes, has_more_to_wait_for, is_about_an_asset, level_of, log_ack};
 use super::wire::asset_to_wire;
-use super::{Gateway, refusal_status, watch};
+use super::{Gateway, read_answer, refusal_status, watch};
 use crate::stage_counts::Way;
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -171,18 +171,23 @@ impl Ledger for LedgerService {
         &self,
         request: Request<v1::GetAssetRequest>,
     ) -> Answer<v1::GetAssetResponse> {
+        let age = self.gateway.age();
         let asset = self.find(request.into_inner().asset)?;
         let view = &self.gateway.core.view;
-        Ok(self.gateway.answer(v1::GetAssetResponse {
-            asset: Some(asset_to_wire(view, &asset)),
-            applied_seq: view.applied_seq(),
-        }))
+        Ok(read_answer(
+            age,
+            v1::GetAssetResponse {
+                asset: Some(asset_to_wire(view, &asset)),
+                applied_seq: view.applied_seq(),
+            },
+        ))
     }
 
     async fn list_assets(
         &self,
         request: Request<v1::ListAssetsRequest>,
     ) -> Answer<v1::ListAssetsResponse> {
+        let age = self.gateway.age();
         let request = request.into_inner();
         let limit = page(request.limit, 100)?;
         let after = (request.after != 0).then_some(request.after);
@@ -221,17 +226,21 @@ impl Ledger for LedgerService {
             .map(|asset| asset_to_wire(view, &asset))
             .collect();
         let projected_seq = store.projected_seq().map_err(store_status)?;
-        Ok(self.gateway.answer(v1::ListAssetsResponse {
-            assets,
-            next_after,
-            projected_seq,
-        }))
+        Ok(read_answer(
+            age,
+            v1::ListAssetsResponse {
+                assets,
+                next_after,
+                projected_seq,
+            },
+        ))
     }
 
     async fn get_history(
         &self,
         request: Request<v1::GetHistoryRequest>,
     ) -> Answer<v1::GetHistoryResponse> {
+        let age = self.gateway.age();
         let request = request.into_inner();
         let limit = page(request.limit, 100)?;
         self.find(request.asset)?;
@@ -252,17 +261,21 @@ impl Ledger for LedgerService {
             })
             .collect::<Result<_, Status>>()?;
         let projected_seq = store.projected_seq().map_err(store_status)?;
-        Ok(self.gateway.answer(v1::GetHistoryResponse {
-            events,
-            more,
-            projected_seq,
-        }))
+        Ok(read_answer(
+            age,
+            v1::GetHistoryResponse {
+                events,
+                more,
+                projected_seq,
+            },
+        ))
     }
 
     async fn get_content(
         &self,
         request: Request<v1::GetContentRequest>,
     ) -> Answer<v1::GetContentResponse> {
+        let age = self.gateway.age();
         let asset = self.find(request.into_inner().asset)?;
         let shows = self
             .gateway
@@ -281,10 +294,13 @@ impl Ledger for LedgerService {
         }
         let digest = asset.content.digest;
         match self.gateway.core.content.get(&digest) {
-            Ok(Some(content)) => Ok(self.gateway.answer(v1::GetContentResponse {
-                content,
-                cid: karat_content::cid_of(&digest),
-            })),
+            Ok(Some(content)) => Ok(read_answer(
+                age,
+                v1::GetContentResponse {
+                    content,
+                    cid: karat_content::cid_of(&digest),
+                },
+            )),
             Ok(None) => Err(Status::data_loss(format!(
                 "content {} of asset {} is not stored",
                 karat_content::cid_of(&digest),
@@ -298,16 +314,18 @@ impl Ledger for LedgerService {
         &self,
         request: Request<v1::GetAccountRequest>,
     ) -> Answer<v1::GetAccountResponse> {
+        let age = self.gateway.age();
         let account =
             convert::account(&request.into_inner().account, "account").map_err(refused)?;
         let balance = self.gateway.core.view.balance(&account);
-        Ok(self.gateway.answer(v1::GetAccountResponse { balance }))
+        Ok(read_answer(age, v1::GetAccountResponse { balance }))
     }
 
     async fn get_collection(
         &self,
         request: Request<v1::GetCollectionRequest>,
     ) -> Answer<v1::GetCollectionResponse> {
+        let age = self.gateway.age();
         let number = request.into_inner().collection;
         let entry = self
             .gateway
@@ -315,18 +333,22 @@ impl Ledger for LedgerService {
             .view
             .collection(number)
             .ok_or_else(|| Status::not_found(format!("there is no collection {number}")))?;
-        Ok(self.gateway.answer(v1::GetCollectionResponse {
-            collection: number,
-            creator: Bytes::copy_from_slice(&entry.creator.0),
-            spec: Some(convert::spec_to_wire(&entry.spec)),
-            minted: entry.minted.load(std::sync::atomic::Ordering::Relaxed),
-        }))
+        Ok(read_answer(
+            age,
+            v1::GetCollectionResponse {
+                collection: number,
+                creator: Bytes::copy_from_slice(&entry.creator.0),
+                spec: Some(convert::spec_to_wire(&entry.spec)),
+                minted: entry.minted.load(std::sync::atomic::Ordering::Relaxed),
+            },
+        ))
     }
 
     async fn get_proof(
         &self,
         request: Request<v1::GetProofRequest>,
     ) -> Answer<v1::GetProofResponse> {
+        let age = self.gateway.age();
         let asset = request.into_inner().asset;
         self.find(asset)?;
         let Some(number) = self
@@ -346,23 +368,26 @@ impl Ledger for LedgerService {
             .proof(&batch, asset)
             .await
             .map_err(|error| Status::failed_precondition(error.to_string()))?;
-        Ok(self.gateway.answer(proof))
+        Ok(read_answer(age, proof))
     }
 
     async fn get_batch(
         &self,
         request: Request<v1::GetBatchRequest>,
     ) -> Answer<v1::GetBatchResponse> {
+        let age = self.gateway.age();
         let batch = self.find_batch(request.into_inner().number)?;
-        Ok(self
-            .gateway
-            .answer(v1::GetBatchResponse { batch: Some(batch) }))
+        Ok(read_answer(
+            age,
+            v1::GetBatchResponse { batch: Some(batch) },
+        ))
     }
 
     async fn list_batches(
         &self,
         request: Request<v1::ListBatchesRequest>,
     ) -> Answer<v1::ListBatchesResponse> {
+        let age = self.gateway.age();
         let request = request.into_inner();
         let limit = page(request.limit, 20)?;
         let mut batches = self
@@ -387,10 +412,11 @@ impl Ledger for LedgerService {
                 })?);
             }
         }
-        Ok(self.gateway.answer(v1::ListBatchesResponse { batches }))
+        Ok(read_answer(age, v1::ListBatchesResponse { batches }))
     }
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Answer<Self::WatchStream> {
+        let age = self.gateway.age();
         let request = request.into_inner();
         let account = match request.account.is_empty() {
             true => None,
@@ -408,6 +434,6 @@ impl Ledger for LedgerService {
             filter,
             stream,
         );
-        Ok(self.gateway.answer(Box::pin(events)))
+        Ok(read_answer(age, Box::pin(events)))
     }
 }

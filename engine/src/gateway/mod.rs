@@ -117,16 +117,14 @@ impl Gateway {
         })
     }
 
-    /// What was read, as an answer. A follower's says how old it may be: `karat-applied-seq` is the last sequence that it
-    /// shows, and `karat-age-ms` how long ago something was read from the leader.
-    fn answer<T>(&self, message: T) -> Response<T> {
-        let mut response = Response::new(message);
-        if let Some(followed) = self.core.role.followed() {
-            let metadata = response.metadata_mut();
-            metadata.insert("karat-applied-seq", self.core.view.applied_seq().into());
-            metadata.insert("karat-age-ms", followed.age_ms.into());
-        }
-        response
+    /// How old a follower's state is now; `None` where it is the leader's. Taken before an answer is read, which then shows
+    /// at least as much.
+    fn age(&self) -> Option<Age> {
+        let followed = self.core.role.followed()?;
+        Some(Age {
+            applied_seq: self.core.view.applied_seq(),
+            age_ms: followed.age_ms,
+        })
     }
 
     fn take_stream(&self) -> Result<OwnedSemaphorePermit, Status> {
@@ -224,6 +222,25 @@ impl Gateway {
             } => Ok(()),
         }
     }
+}
+
+/// How old what a follower shows may be.
+#[derive(Debug, Clone, Copy)]
+struct Age {
+    applied_seq: u64,
+    age_ms: u64,
+}
+
+/// What was read, as an answer. A follower's says how old it may be: `karat-applied-seq` is a sequence up to which it shows
+/// everything, and `karat-age-ms` how long ago something was read from the leader.
+fn read_answer<T>(age: Option<Age>, message: T) -> Response<T> {
+    let mut response = Response::new(message);
+    if let Some(age) = age {
+        let metadata = response.metadata_mut();
+        metadata.insert("karat-applied-seq", age.applied_seq.into());
+        metadata.insert("karat-age-ms", age.age_ms.into());
+    }
+    response
 }
 
 /// A refusal as the status of a unary call.
