@@ -7,6 +7,7 @@ mod broker;
 #[path = "../common/mod.rs"]
 mod common;
 mod engine;
+mod takeover;
 
 use std::process::Command;
 
@@ -48,17 +49,8 @@ async fn same_digest(one: &Engine, other: &Engine, sequence: u64) -> Option<()> 
     Some(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_follower_holds_the_same_state_answers_reads_and_refuses_commands_naming_the_leader() {
-    if !is_there() {
-        return;
-    }
-    let realm = Realm::new(LONG_LEASE_MS);
-    let mut first = realm.start("first", &[]);
-    first.until(Leader).await;
-    let second = realm.start("second", &["--follow"]);
-    second.until(Follower).await;
-
+/// Lets the studio mint with the model of [`mint`].
+async fn register_model(engine: &Engine) {
     let digest = Bytes::from_static(&MODEL);
     let register = v1::RegisterModel {
         digest: digest.clone(),
@@ -70,8 +62,22 @@ async fn a_follower_holds_the_same_state_answers_reads_and_refuses_commands_nami
         Kind::RegisterModel(register),
         Kind::PromoteModel(v1::PromoteModel { digest }),
     ] {
-        first.accepted(&command("operator", kind)).await;
+        engine.accepted(&command("operator", kind)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_holds_the_same_state_answers_reads_and_refuses_commands_naming_the_leader() {
+    if !is_there() {
+        return;
+    }
+    let realm = Realm::new(LONG_LEASE_MS);
+    let mut first = realm.start("first", &[]);
+    first.until(Leader).await;
+    let second = realm.start("second", &["--follow"]);
+    second.until(Follower).await;
+
+    register_model(&first).await;
     let create = Kind::CreateCollection(v1::CreateCollection {
         spec: Some(trading_spec()),
     });
