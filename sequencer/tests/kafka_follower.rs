@@ -143,8 +143,10 @@ fn of_two_bids_one_is_elected_and_the_other_one_goes_on_following() {
     let config = config("bids");
     // Nobody has led yet.
     let mut standbys = [Standby::open(&config), Standby::open(&config)];
-    for standby in &mut standbys {
+    for standby in &standbys {
         assert!(standby.follower.is_at_end(PATIENCE).unwrap());
+    }
+    for standby in &mut standbys {
         standby.follower.bid("test", 5_000).unwrap();
     }
     let ended = standbys.each_mut().map(|standby| {

@@ -7,6 +7,7 @@ use karat_sequencer::KafkaConfig;
 #[path = "broker.rs"]
 mod broker;
 
+#[allow(unused_imports)] // Each test file uses its own part.
 pub use broker::{address, is_there};
 
 /// A topic that nobody else uses.
