@@ -322,6 +322,15 @@ impl std::fmt::Display for Rate {
     }
 }
 
+/// The window of so many streams that is not chosen.
+pub(crate) fn usual_window(closed: bool, batch: u64, lanes: u64) -> u64 {
+    match closed {
+        true => 32 * batch * lanes,
+        // At least eight messages a stream, however large these are.
+        false => (8 * batch * lanes).max(65_536),
+    }
+}
+
 fn run_id(text: &str) -> Result<u64, String> {
     u64::from_str_radix(text, 16).map_err(|_| "a run id is 1 to 16 hex digits".into())
 }
@@ -363,11 +372,9 @@ impl LoadArgs {
     /// When the window is smaller than one message a stream.
     pub fn window_a_stream(&self) -> Result<u64, LoadError> {
         let lanes = self.lanes()?;
-        let window = self.window.unwrap_or(match self.rate {
-            Rate::Max => 32 * self.batch * lanes,
-            // At least eight messages a stream, however large these are.
-            Rate::PerSecond(_) => (8 * self.batch * lanes).max(65_536),
-        });
+        let window = self
+            .window
+            .unwrap_or_else(|| usual_window(self.rate == Rate::Max, self.batch, lanes));
         let a_stream = window / lanes;
         if a_stream < self.batch {
             return Err(LoadError::Arguments(format!(

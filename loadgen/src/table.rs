@@ -9,6 +9,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use crate::args::usual_window;
 use crate::compare::Spread;
 use crate::error::LoadError;
 use crate::report::Report;
@@ -178,6 +179,12 @@ fn command(report: &Report) -> String {
     let (connections, streams) = (settings.connections, settings.streams);
     add(connections != 1, format!(" --connections {connections}"));
     add(streams != 1, format!(" --streams {streams}"));
+    let lanes = connections * streams;
+    let window = usual_window(settings.rate == "max", settings.batch, lanes) / lanes * lanes;
+    add(
+        settings.window != window,
+        format!(" --window {}", settings.window),
+    );
     add(
         settings.assets != 20_000,
         format!(" --assets {}", settings.assets),
@@ -247,6 +254,8 @@ mod tests {
             table.contains("| alone | 1 |") && table.contains("--batch 8"),
             "{table}"
         );
+        // Its results have a window of one command.
+        assert!(table.contains("--window 1"), "{table}");
         assert!(table.contains("Benches: processors 2."), "{table}");
         assert!(table.contains("| a/b | 1.50 us |"), "{table}");
     }

@@ -26,7 +26,7 @@ use crate::plan::Plan;
 /// How long one question to the brokers may take.
 const QUESTION: Duration = Duration::from_secs(10);
 /// How long a topic may take to be there: an engine makes its topics a moment after it answers.
-const TOPIC_WAIT: Duration = Duration::from_secs(10);
+const TOPIC_WAIT: Duration = Duration::from_secs(30);
 /// How long the reading waits for a message before it looks whether it should end.
 const LOOK: Duration = Duration::from_millis(100);
 /// Messages that are handed to the run together.
@@ -242,10 +242,18 @@ impl Connection {
         let step = "the end of the realm's topics";
         let consumer = self.consumer()?;
         let mut places = TopicPartitionList::new();
+        let since = Instant::now();
         for topic in [&self.target.events, &self.target.dead_letters] {
-            let (_, end) = consumer
-                .fetch_watermarks(topic, 0, QUESTION)
-                .map_err(|error| self.failed(step, &error))?;
+            let end = loop {
+                match consumer.fetch_watermarks(topic, 0, QUESTION) {
+                    Ok((_, end)) => break end,
+                    // A topic that was just made is known before its partition has a leader.
+                    Err(_) if since.elapsed() < TOPIC_WAIT => {
+                        std::thread::sleep(Duration::from_millis(50));
+                    }
+                    Err(error) => return Err(self.failed(step, &error)),
+                }
+            };
             places
                 .add_partition_offset(topic, 0, Offset::Offset(end))
                 .map_err(|error| self.failed(step, &error))?;
