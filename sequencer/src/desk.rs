@@ -78,25 +78,29 @@ impl<M: Machine> Desk<M> {
         for _ in 0..HELPED_BLOCKS_MAX {
             // Either this finds the place free, or who holds it finds what was put into the queue before.
             fence(Ordering::SeqCst);
+            if self.receiver.is_empty() {
+                return;
+            }
+            // Looked at without the place, which the realm's thread may be about to take.
+            let little = self.shared.queued_commands() <= HELPED_COMMANDS_MAX;
+            if !little || self.shared.is_stopping() {
+                self.shared.wake_writer();
+                return;
+            }
             let Some(mut place) = self.writer.try_lock() else {
                 return;
             };
             let Some(writer) = place.as_mut() else {
                 return;
             };
-            let little = self.shared.queued_commands() <= HELPED_COMMANDS_MAX;
-            if self.shared.is_stopping() || !little || !writer.has_room() {
+            if !writer.has_room() {
                 break;
             }
-            let worked = writer.work(&self.receiver);
+            writer.work(&self.receiver);
             let carries = writer.carries();
             drop(place);
-            fence(Ordering::SeqCst);
             if carries {
                 break;
-            }
-            if worked == Worked::Nothing || self.receiver.is_empty() {
-                return;
             }
         }
         // Not by the flag: a thread that is about to sleep does not look at what the writer carries.

@@ -80,7 +80,7 @@ impl Shared {
     }
 
     /// After something was put into the queue.
-    fn wake_writer(&self) {
+    pub(crate) fn wake_writer(&self) {
         fence(Ordering::SeqCst);
         // Swapped by one of several submitters, so that only one of them pays for the wake-up.
         let asleep = self.is_writer_asleep.load(Ordering::SeqCst)
