@@ -301,7 +301,8 @@ impl Core {
         Ok(())
     }
 
-    /// Hands prepared commands to the sequencer. `reply` runs on the sequencer's threads.
+    /// Hands prepared commands to the sequencer. `reply` runs on the sequencer's threads, or on one
+    /// that works the queue off.
     ///
     /// # Errors
     /// When the queue is full or the sequencer has stopped; nothing was taken then.

@@ -2,14 +2,16 @@
 #![cfg(feature = "kafka")]
 #![allow(clippy::unwrap_used)] // A helper that cannot go on fails the test that called it.
 
+#[path = "../../sequencer/tests/common/broker.rs"]
+mod broker;
 mod common;
 
 use std::collections::HashMap;
-use std::net::{TcpStream, ToSocketAddrs as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use broker::{address, is_there};
 use clap::Parser as _;
 use common::{Faults, Realm};
 use futures::executor::block_on;
@@ -28,26 +30,6 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::{Header, Headers as _, Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::{Offset, TopicPartitionList};
-
-fn address() -> String {
-    std::env::var("KARAT_KAFKA").unwrap_or_else(|_| "127.0.0.1:19092".to_owned())
-}
-
-/// Whether a broker answers; one that was named and is not there is a failure.
-fn is_there() -> bool {
-    let address = address();
-    let found = address.to_socket_addrs().is_ok_and(|mut addresses| {
-        addresses.any(|one| TcpStream::connect_timeout(&one, Duration::from_secs(5)).is_ok())
-    });
-    assert!(
-        found || std::env::var_os("KARAT_KAFKA").is_none(),
-        "KARAT_KAFKA names {address}, and nothing answers there"
-    );
-    if !found {
-        println!("skipped: no Kafka at {address} (set KARAT_KAFKA)");
-    }
-    found
-}
 
 fn client() -> ClientConfig {
     let mut client = ClientConfig::new();

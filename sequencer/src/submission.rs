@@ -25,7 +25,8 @@ pub struct Prepared<C> {
     pub command: C,
 }
 
-/// Takes the answer. It runs on the sequencer's own threads: it must be short and must not block.
+/// Takes the answer. It runs on the sequencer's own threads, or on one that works the queue off: it must be short, must not
+/// block, and must need no lock that a caller of `work_off` holds.
 pub type Reply<O> = Box<dyn FnOnce(Result<Answer<O>, SubmitError>) + Send>;
 
 /// Commands that go into one block together, next to each other, and are answered together.
