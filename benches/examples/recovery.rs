@@ -15,11 +15,11 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, ValueEnum};
-use karat_benches::{Kind, Made, Workload, processor_time};
+use karat_benches::{Kind, Made, Workload, only_ids, processor_time, resident_bytes};
 use karat_engine::data_folder::DataFolder;
 use karat_engine::machine::LedgerMachine;
 use karat_engine::snapshots;
-use karat_ledger::{ApplyContext, Ledger};
+use karat_ledger::Ledger;
 use karat_proto::Code;
 use karat_sequencer::{
     BlockContext, BlockHeader, EncodedBlock, Journal, JournalConfig, Log, Machine, NO_PARENT,
@@ -397,22 +397,7 @@ fn recover(dir: &Path, from_snapshot: bool) -> Result<Recovered> {
 /// What the retry memory takes by itself.
 fn idle(ids: u64) -> Result<Idle> {
     let before = resident_bytes()?;
-    let mut workload = Workload::new(2);
-    let mut ledger = Ledger::new();
-    let mut events = Vec::new();
-    let opening = workload.opening();
-    let ticks = (opening.len() as u64..ids).map(|_| workload.tick());
-    for made in opening.into_iter().chain(ticks) {
-        let sequence = ledger.applied_seq() + 1;
-        let context = ApplyContext {
-            sequence,
-            time_ms: sequence / 1000,
-            block_hash: &[9; 32],
-        };
-        events.clear();
-        let outcome = ledger.apply(&context, &made.command, &mut events);
-        ensure!(outcome.code == Code::Accepted, "refused: {outcome:?}");
-    }
+    let ledger = only_ids(ids);
     ensure!(ledger.counts().retry_entries == ids, "ids were forgotten");
     Ok(Idle {
         resident_bytes: resident_bytes()?.saturating_sub(before),
@@ -430,21 +415,6 @@ fn used_bytes(journal: &Path) -> Result<u64> {
             .map_or(0, |last| last as u64 + 1);
     }
     Ok(used)
-}
-
-fn resident_bytes() -> Result<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").context("this needs Linux")?;
-    let kibibytes: u64 = status
-        .lines()
-        .find_map(|line| {
-            line.strip_prefix("VmRSS:")?
-                .strip_suffix("kB")?
-                .trim()
-                .parse()
-                .ok()
-        })
-        .context("/proc/self/status has no VmRSS")?;
-    Ok(kibibytes * 1024)
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {

@@ -45,13 +45,17 @@ impl Realm {
             workload.first_deposit(number as u64).command
         });
         realm.apply_many(assets, |workload, number| {
-            let kind = match number % UNOWNED_ONE_IN {
-                0 => Kind::MintUnowned,
-                _ => Kind::MintOwned,
-            };
-            workload.make(kind).command
+            workload.make(Realm::kind_of_asset(number)).command
         });
         realm
+    }
+
+    /// How the asset with this number, from 0 on, is minted in a new realm.
+    pub fn kind_of_asset(number: usize) -> Kind {
+        match number % UNOWNED_ONE_IN {
+            0 => Kind::MintUnowned,
+            _ => Kind::MintOwned,
+        }
     }
 
     fn apply_many(&mut self, count: usize, mut make: impl FnMut(&mut Workload, usize) -> Command) {
@@ -135,6 +139,21 @@ impl SavedRealm {
             Err(error) => panic!("{error}"),
         }
     }
+}
+
+/// A ledger that remembers so many ids, at least those of the opening, and holds nothing else: what the retry memory takes
+/// by itself.
+pub fn only_ids(ids: u64) -> Ledger {
+    let mut workload = Workload::new(2);
+    let mut ledger = Ledger::new();
+    let mut events = Vec::new();
+    let opening = workload.opening();
+    let ticks = (opening.len() as u64..ids).map(|_| workload.tick());
+    for made in opening.into_iter().chain(ticks) {
+        events.clear();
+        apply_one(&mut ledger, &made.command, &mut events);
+    }
+    ledger
 }
 
 #[inline]

@@ -175,6 +175,9 @@ pub struct RunArgs {
     /// the same seed, two fresh engines receive the same bytes.
     #[arg(long, value_parser = run_id)]
     pub run_id: Option<u64>,
+    /// Watchers beside the load, each on a connection of its own, that read a message of events a second and rest.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=256))]
+    pub slow_watchers: u64,
     /// Measure the floor with the same settings first, for so many seconds at most, and print the ratio to it; 0 for none.
     /// A kafka:// target has none: the echo speaks gRPC.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(0..=600))]
@@ -221,6 +224,9 @@ pub struct CompareArgs {
 pub struct TableArgs {
     /// The folder, such as benches/results/2026-11-21-2.
     pub folder: PathBuf,
+    /// Set everything beside the runs of this name too, each with the one of the same number: what was run in turns.
+    #[arg(long, value_name = "NAME")]
+    pub against: Option<String>,
 }
 
 /// Arguments of `echo`.

@@ -10,15 +10,48 @@ use crate::scenario::Effect;
 /// Problems that are written out; more are only counted.
 const NAMED_MAX: usize = 100;
 
-/// The id of a run's command: run, stream, and number on the stream, so that an outcome leads back to its entry without a
-/// search. Different runs never share an id.
+/// 48 bits of number hold nine years at a million a second.
+const NUMBER_BITS: u32 = 48;
+const NUMBERS: u64 = (1 << NUMBER_BITS) - 1;
+
+/// A command's place in its run: its stream, and its number there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place(u64);
+
+impl Place {
+    /// Of the command with this number on its stream, from 0 on.
+    pub fn new(stream: u16, number: u64) -> Place {
+        Place(u64::from(stream) << NUMBER_BITS | number & NUMBERS)
+    }
+
+    /// The stream.
+    pub fn stream(self) -> u16 {
+        (self.0 >> NUMBER_BITS) as u16
+    }
+
+    /// The command's id: the run and the place, so that an outcome leads back to its entry without a search. Different
+    /// runs never share an id.
+    pub fn id(self, run: u64) -> [u8; 16] {
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&run.to_be_bytes());
+        id[8..].copy_from_slice(&self.0.to_be_bytes());
+        id
+    }
+
+    /// As a number, which [`Place::from_bits`] reads.
+    pub fn to_bits(self) -> u64 {
+        self.0
+    }
+
+    /// From the number that [`Place::to_bits`] made.
+    pub fn from_bits(bits: u64) -> Place {
+        Place(bits)
+    }
+}
+
+/// The id of the command with this number on a stream of a run.
 pub fn command_id(run: u64, stream: u16, number: u64) -> [u8; 16] {
-    let mut id = [0; 16];
-    id[..8].copy_from_slice(&run.to_be_bytes());
-    // 48 bits of number hold nine years at a million a second.
-    id[8..]
-        .copy_from_slice(&((u64::from(stream) << 48) | (number & ((1 << 48) - 1))).to_be_bytes());
-    id
+    Place::new(stream, number).id(run)
 }
 
 /// What is wrong with a run's books.
@@ -121,9 +154,9 @@ impl Books {
         self.first + self.open.len() as u64
     }
 
-    /// Crosses out the command that an outcome is for, and returns its place in the run (stream and number) with it. `None`
-    /// when there is none to cross out: the problem is noted.
-    pub fn answer(&mut self, id: &[u8], problems: &mut Problems) -> Option<(u64, Entry)> {
+    /// Crosses out the command that an outcome is for, and returns its place with it. `None` when there is none to cross out:
+    /// the problem is noted.
+    pub fn answer(&mut self, id: &[u8], problems: &mut Problems) -> Option<(Place, Entry)> {
         let Some(number) = self.number(id) else {
             problems.note(|| format!("outcome for {}: this stream never sent it", hex::encode(id)));
             return None;
@@ -140,19 +173,19 @@ impl Books {
             self.open.pop_front();
             self.first += 1;
         }
-        entry.map(|entry| (u64::from(self.stream) << 48 | number, entry))
+        entry.map(|entry| (Place::new(self.stream, number), entry))
     }
 
     /// Notes every command that still waits, and returns their places.
-    pub fn close(&self, problems: &mut Problems) -> Vec<(u64, Entry)> {
+    pub fn close(&self, problems: &mut Problems) -> Vec<(Place, Entry)> {
         let mut unanswered = Vec::new();
         for (place, entry) in self.open.iter().enumerate() {
             if let Some(entry) = entry {
-                let number = self.first + place as u64;
-                let id = command_id(self.run, self.stream, number);
+                let place = Place::new(self.stream, self.first + place as u64);
+                let id = place.id(self.run);
                 let kind = entry.effect.kind().name();
                 problems.note(|| format!("command {} ({kind}): no outcome", hex::encode(id)));
-                unanswered.push((u64::from(self.stream) << 48 | number, *entry));
+                unanswered.push((place, *entry));
             }
         }
         unanswered
@@ -161,7 +194,7 @@ impl Books {
     /// The number in an id that this stream sent.
     fn number(&self, id: &[u8]) -> Option<u64> {
         let id: [u8; 16] = id.try_into().ok()?;
-        let low = u64::from_be_bytes(*id.last_chunk()?) & ((1 << 48) - 1);
+        let low = u64::from_be_bytes(*id.last_chunk()?) & NUMBERS;
         (id == command_id(self.run, self.stream, low) && low < self.entered()).then_some(low)
     }
 }
@@ -192,7 +225,7 @@ mod tests {
         for number in [3, 0, 4, 2, 1] {
             let (place, entry) = books.answer(&ids[number], &mut problems).unwrap();
             assert_eq!(entry.intended_ns, number as u64);
-            assert_eq!(place, 3 << 48 | number as u64);
+            assert_eq!(place, Place::new(3, number as u64));
         }
         books.close(&mut problems);
         assert_eq!(problems, Problems::default());

@@ -41,10 +41,7 @@ pub struct Recheck {
 /// When the run cannot be read, has no books, or the target not be reached.
 pub fn check(args: &CheckArgs) -> Result<Recheck, LoadError> {
     let report = Report::read(&args.run)?;
-    let no_run = |cause: &str| LoadError::File {
-        path: args.run.display().to_string(),
-        cause: cause.into(),
-    };
+    let no_run = |cause: &str| LoadError::file(&args.run, cause);
     let world = report.books.world.as_ref().ok_or_else(|| {
         no_run("a floor left nothing that could be asked for: give the JSON of a run")
     })?;

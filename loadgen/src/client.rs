@@ -42,6 +42,14 @@ const SLEEP_NS_MAX: u64 = 100_000_000;
 /// # Errors
 /// When the address is none, or nothing answers there.
 pub async fn connect(target: &str) -> Result<Channel, LoadError> {
+    connect_with_window(target, WINDOW_BYTES).await
+}
+
+/// Connects to a target, which may have so many bytes on the way to somebody who does not read.
+pub(crate) async fn connect_with_window(
+    target: &str,
+    window_bytes: u32,
+) -> Result<Channel, LoadError> {
     let unreachable = |cause: String| LoadError::Unreachable {
         target: target.into(),
         cause,
@@ -56,8 +64,8 @@ pub async fn connect(target: &str) -> Result<Channel, LoadError> {
     }
     let endpoint = Endpoint::from_shared(target.to_owned())
         .map_err(|error| malformed(error.to_string()))?
-        .initial_stream_window_size(WINDOW_BYTES)
-        .initial_connection_window_size(WINDOW_BYTES)
+        .initial_stream_window_size(window_bytes)
+        .initial_connection_window_size(window_bytes)
         .tcp_nodelay(true)
         .connect_timeout(CONNECT_TIMEOUT);
     endpoint

@@ -95,6 +95,11 @@ pub fn differences(a: &Settings, b: &Settings) -> Vec<String> {
         ("assets", a.assets.to_string(), b.assets.to_string()),
         ("seed", a.seed.to_string(), b.seed.to_string()),
         ("verdict", a.verdict.clone(), b.verdict.clone()),
+        (
+            "slow watchers",
+            a.slow_watchers.to_string(),
+            b.slow_watchers.to_string(),
+        ),
     ];
     pairs
         .into_iter()

@@ -1,21 +1,21 @@
 //! Who won the assets that every stream claims: one winner each, whom every loser is told.
 
-use crate::books::{Problems, command_id};
+use crate::books::{Place, Problems};
 
 /// The claim that won an asset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Won {
     /// Its sequence.
     pub sequence: u64,
-    /// Its stream and number.
-    pub place: u64,
+    /// Its place in the run.
+    pub place: Place,
     /// Whose it was: an account of that stream.
     pub account: u16,
 }
 
 struct Lost {
     contest: u32,
-    place: u64,
+    place: Place,
     winner_sequence: u64,
     winner_id: [u8; 16],
 }
@@ -56,7 +56,7 @@ impl Contests {
     pub fn lost(
         &mut self,
         contest: u32,
-        place: u64,
+        place: Place,
         winner: (u64, &[u8]),
         problems: &mut Problems,
     ) {
@@ -115,19 +115,24 @@ impl Contests {
         });
     }
 
-    fn id(&self, place: u64) -> [u8; 16] {
-        command_id(self.run, (place >> 48) as u16, place & ((1 << 48) - 1))
+    fn id(&self, place: Place) -> [u8; 16] {
+        place.id(self.run)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::books::command_id;
 
-    fn won(place: u64, sequence: u64) -> Won {
+    fn place(number: u64) -> Place {
+        Place::new(0, number)
+    }
+
+    fn won(number: u64, sequence: u64) -> Won {
         Won {
             sequence,
-            place,
+            place: place(number),
             account: 0,
         }
     }
@@ -136,9 +141,9 @@ mod tests {
     fn losers_that_are_told_the_winner_are_right_before_and_after_it_is_known() {
         let (mut contests, mut problems) = (Contests::new(7, &[50, 51]), Problems::default());
         let winner = command_id(7, 0, 3);
-        contests.lost(0, 4, (10, &winner), &mut problems);
+        contests.lost(0, place(4), (10, &winner), &mut problems);
         contests.won(0, won(3, 10), &mut problems);
-        contests.lost(0, 5, (10, &winner), &mut problems);
+        contests.lost(0, place(5), (10, &winner), &mut problems);
         assert_eq!(
             contests.close(&mut problems),
             [(50, Some(won(3, 10))), (51, None)]
@@ -151,9 +156,9 @@ mod tests {
         let (mut contests, mut problems) = (Contests::new(7, &[50, 51]), Problems::default());
         contests.won(0, won(3, 10), &mut problems);
         contests.won(0, won(4, 11), &mut problems);
-        contests.lost(0, 5, (9, &command_id(7, 0, 9)), &mut problems);
-        contests.lost(0, 6, (0, &[]), &mut problems);
-        contests.lost(1, 7, (8, &command_id(7, 0, 8)), &mut problems);
+        contests.lost(0, place(5), (9, &command_id(7, 0, 9)), &mut problems);
+        contests.lost(0, place(6), (0, &[]), &mut problems);
+        contests.lost(1, place(7), (8, &command_id(7, 0, 8)), &mut problems);
         contests.close(&mut problems);
         let named = problems.named.join("\n");
         for part in [

@@ -5,7 +5,6 @@ use karat_proto::v1;
 use karat_proto::v1::operator_client::OperatorClient;
 use tonic::transport::Channel;
 
-use crate::client::chain;
 use crate::error::LoadError;
 
 const STEP: &str = "let assets with the same image pass";
@@ -18,7 +17,7 @@ pub(crate) async fn let_pass(channel: Channel) -> Result<(), LoadError> {
         Ok(answer) => answer.into_inner().policy.unwrap_or_default(),
         // A target without policies compares nothing.
         Err(status) if status.code() == tonic::Code::Unimplemented => return Ok(()),
-        Err(status) => return Err(failed(chain(&status))),
+        Err(status) => return Err(LoadError::in_setup(STEP, &status)),
     };
     if policy.near_duplicate_below_ppm == 0 {
         return Ok(());
@@ -35,7 +34,7 @@ pub(crate) async fn let_pass(channel: Channel) -> Result<(), LoadError> {
     let outcome = operator
         .set_policy(request)
         .await
-        .map_err(|status| failed(chain(&status)))?
+        .map_err(|status| LoadError::in_setup(STEP, &status))?
         .into_inner()
         .outcome
         .unwrap_or_default();

@@ -101,6 +101,7 @@ fn is_for_now(code: u32) -> bool {
         Code::Overloaded,
         Code::RateLimited,
         Code::Unavailable,
+        Code::NotLeader,
         Code::RetryMemoryFull,
     ]
     .iter()
@@ -264,6 +265,13 @@ impl Driver {
     pub(crate) fn take(&mut self, stream: usize, ack: i32, outcomes: &[v1::Outcome]) {
         let now_ns = self.now_ns();
         for outcome in outcomes {
+            if outcome.code == Code::NotLeader as u32 {
+                let said = &outcome.message;
+                self.broke(
+                    stream,
+                    format!("the target leads its realm no longer: {said}"),
+                );
+            }
             self.take_outcome(stream, outcome, ack, now_ns);
         }
     }

@@ -1,6 +1,13 @@
 //! Why a run could not be made, or its result not be kept.
 
+use std::path::Path;
+
+use karat_proto::Code;
 use thiserror::Error;
+use tonic::Status;
+
+use crate::client::chain;
+use crate::lanes::refusal;
 
 /// What stops this program. Books that do not close are no error but a result: see [`crate::report::Report::passed`].
 #[derive(Debug, Error)]
@@ -33,6 +40,16 @@ pub enum LoadError {
         /// What came back, and what to do.
         cause: String,
     },
+    /// The target follows another engine.
+    #[error(
+        "setup failed at {step}: {said}\nA realm takes commands from its leader alone: name that engine as --target (as --engine for a kafka:// target)."
+    )]
+    NotLeader {
+        /// What was tried.
+        step: &'static str,
+        /// What the target said; it names the leader if it knows it.
+        said: String,
+    },
     /// Arguments that contradict each other.
     #[error("{0}")]
     Arguments(String),
@@ -60,4 +77,28 @@ pub enum LoadError {
         /// Why not.
         cause: std::io::Error,
     },
+}
+
+impl LoadError {
+    /// A file that could not be read or written.
+    pub fn file(path: &Path, cause: impl std::fmt::Display) -> LoadError {
+        LoadError::File {
+            path: path.display().to_string(),
+            cause: cause.to_string(),
+        }
+    }
+
+    /// A step of setup that the target answered with this status.
+    pub(crate) fn in_setup(step: &'static str, status: &Status) -> LoadError {
+        match refusal(status) {
+            Some(code) if code == Code::NotLeader as u32 => LoadError::NotLeader {
+                step,
+                said: status.message().to_owned(),
+            },
+            _ => LoadError::Setup {
+                step,
+                cause: chain(status),
+            },
+        }
+    }
 }

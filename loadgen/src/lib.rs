@@ -7,7 +7,7 @@
 //! that a figure can stand beside what the transport alone costs.
 //!
 //! The way of a run: [`args`] → [`scenario`] and [`plan`] → [`setup`] → [`client`], [`wire`] ([`lanes`] of gRPC or
-//! [`kafka`]) and [`driver`] (schedule, players, books, recorder) → [`truth`] → [`report`].
+//! [`kafka`]) and [`driver`] (schedule, players, books, recorder), slow [`watchers`] beside them → [`truth`] → [`report`].
 
 pub mod args;
 pub mod books;
@@ -33,4 +33,6 @@ pub mod setup;
 pub mod table;
 pub mod timer;
 pub mod truth;
+pub mod turns;
+pub mod watchers;
 pub mod wire;

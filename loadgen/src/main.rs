@@ -1,6 +1,6 @@
 //! `karat-load`: see `karat-load --help`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -36,7 +36,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }),
         Action::Echo(args) => run::echo(&args).map(|()| ExitCode::SUCCESS),
-        Action::Table(args) => table::table(&args.folder).map(|table| {
+        Action::Table(args) => table::table(&args.folder, args.against.as_deref()).map(|table| {
             print!("{table}");
             ExitCode::SUCCESS
         }),
@@ -63,19 +63,15 @@ fn json_paths(args: &LoadArgs) -> Vec<PathBuf> {
 
 /// A result that cannot be kept is known before the run, not after it.
 fn check_files(args: &LoadArgs) -> Result<(), LoadError> {
-    let failed = |path: &Path, error: std::io::Error| LoadError::File {
-        path: path.display().to_string(),
-        cause: error.to_string(),
-    };
     if let Some(folder) = &args.out {
-        std::fs::create_dir_all(folder).map_err(|error| failed(folder, error))?;
+        std::fs::create_dir_all(folder).map_err(|error| LoadError::file(folder, error))?;
     }
     for path in json_paths(args) {
         std::fs::OpenOptions::new()
             .create(true)
             .append(true)
             .open(&path)
-            .map_err(|error| failed(&path, error))?;
+            .map_err(|error| LoadError::file(&path, error))?;
     }
     Ok(())
 }

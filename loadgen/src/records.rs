@@ -4,7 +4,7 @@
 use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::Path;
 
-use crate::books::command_id;
+use crate::books::Place;
 use crate::error::LoadError;
 
 /// First bytes of a file, with the version of its form.
@@ -18,8 +18,8 @@ const PIECE: usize = 1 << 15;
 /// A command with a place in the target's order, or one without an outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// Stream and number: with the run they are the command's id.
-    pub place: u64,
+    /// Its place in the run.
+    pub place: Place,
     /// Its sequence; 0 without an outcome.
     pub sequence: u64,
     /// Fingerprint of what it changes: see [`crate::scenario::changes`].
@@ -34,7 +34,7 @@ impl Record {
 
     /// The command's id.
     pub fn id(&self, run: u64) -> [u8; 16] {
-        command_id(run, (self.place >> 48) as u16, self.place & ((1 << 48) - 1))
+        self.place.id(run)
     }
 }
 
@@ -111,16 +111,14 @@ impl Records {
                 out.write_all(&number.to_le_bytes())?;
             }
             for record in self.pieces.iter().flatten() {
-                for number in [record.place, record.sequence, record.changes, record.code] {
+                let place = record.place.to_bits();
+                for number in [place, record.sequence, record.changes, record.code] {
                     out.write_all(&number.to_le_bytes())?;
                 }
             }
             out.flush()
         };
-        written().map_err(|error| LoadError::File {
-            path: path.display().to_string(),
-            cause: error.to_string(),
-        })
+        written().map_err(|error| LoadError::file(path, error))
     }
 
     /// Reads them.
@@ -128,10 +126,7 @@ impl Records {
     /// # Errors
     /// When the file cannot be read, is none, or is not whole.
     pub fn read(path: &Path) -> Result<Records, LoadError> {
-        let failed = |cause: String| LoadError::File {
-            path: path.display().to_string(),
-            cause,
-        };
+        let failed = |cause: String| LoadError::file(path, cause);
         let file = std::fs::File::open(path).map_err(|error| failed(error.to_string()))?;
         let length = file.metadata().map_or(0, |metadata| metadata.len());
         let mut input = BufReader::new(file);
@@ -168,7 +163,7 @@ impl Records {
         let mut records = Records::new(usize::MAX);
         for _ in 0..count {
             let record = Record {
-                place: number().map_err(cut)?,
+                place: Place::from_bits(number().map_err(cut)?),
                 sequence: number().map_err(cut)?,
                 changes: number().map_err(cut)?,
                 code: number().map_err(cut)?,
@@ -184,10 +179,11 @@ impl Records {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::books::command_id;
 
     fn record(number: u64, sequence: u64) -> Record {
         Record {
-            place: 3 << 48 | number,
+            place: Place::new(3, number),
             sequence,
             changes: number * 7,
             code: match sequence {

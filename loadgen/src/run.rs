@@ -20,6 +20,7 @@ use crate::report::{Report, Settings};
 use crate::scenario::{Action, ScenarioFile};
 use crate::setup::{Ready, prepare, pretend};
 use crate::truth::events::{self, Ours};
+use crate::watchers::SlowWatchers;
 use crate::wire::Wire;
 use crate::{compare, truth};
 
@@ -67,14 +68,14 @@ pub fn run(args: &RunArgs) -> Result<Outcome, LoadError> {
         false => args.floor_seconds,
     };
     on_one_thread(async {
-        let (channel, wire) = match kafka {
+        let (engine, channel, wire) = match kafka {
             Some(target) => {
                 let wire = on_kafka(target, run)?;
-                (connect(&args.engine).await?, wire)
+                (&args.engine, connect(&args.engine).await?, wire)
             }
             None => {
                 let channels = connect_all(&args.target, load).await?;
-                (channels[0].clone(), Wire::Grpc(channels))
+                (&args.target, channels[0].clone(), Wire::Grpc(channels))
             }
         };
         let verdict = args.verdict;
@@ -103,7 +104,9 @@ pub fn run(args: &RunArgs) -> Result<Outcome, LoadError> {
             edge,
             live: live(&args.target, load, &file),
         };
+        let watchers = SlowWatchers::open(engine, args.slow_watchers).await?;
         let driven = drive(&wire, whole).await?;
+        let watched = watchers.finish().await;
         let mut problems = driven.problems.clone();
         let mut checked = None;
         let mut events = None;
@@ -139,10 +142,12 @@ pub fn run(args: &RunArgs) -> Result<Outcome, LoadError> {
         }
         let mut settings = settings(&args.target, load, &file, run)?;
         settings.verdict = format!("{:?}", args.verdict).to_lowercase();
+        settings.slow_watchers = args.slow_watchers;
         let mut report = Report::new("run", settings, &driven, problems);
         report.books.checked = checked;
         report.books.events = events;
         report.books.world = Some(world);
+        report.watched = (watched.watchers > 0).then_some(watched);
         report.floor = floor;
         let histograms = Histograms::of(&driven.recorder, &load.ack);
         Ok(Outcome {
@@ -194,15 +199,24 @@ pub fn echo(args: &EchoArgs) -> Result<(), LoadError> {
 }
 
 async fn drive_floor(args: &LoadArgs, target: Option<String>) -> Result<Outcome, LoadError> {
-    let file = scenario(args)?;
-    let plan = Plan::new(args, &file, true)?;
     let own = match &target {
         Some(_) => None,
         None => Some(Floor::start()?),
     };
     let address = target.or(own.as_ref().map(Floor::target));
-    let run = fresh_run_id();
     let channels = connect_all(&address.unwrap_or_default(), args).await?;
+    drive_nowhere(&Wire::Grpc(channels), args, "echo", fresh_run_id()).await
+}
+
+/// Drives something that accepts everything and keeps nothing.
+async fn drive_nowhere(
+    wire: &Wire,
+    args: &LoadArgs,
+    target: &str,
+    run: u64,
+) -> Result<Outcome, LoadError> {
+    let file = scenario(args)?;
+    let plan = Plan::new(args, &file, true)?;
     let ready = pretend(args, &file, run)?;
     let load = Load {
         plan,
@@ -210,11 +224,11 @@ async fn drive_floor(args: &LoadArgs, target: Option<String>) -> Result<Outcome,
         streams: ready.streams,
         contested: ready.contested,
         edge: ready.edge,
-        live: live("the echo", args, &file),
+        live: live(target, args, &file),
     };
-    let driven = drive(&Wire::Grpc(channels), load).await?;
+    let driven = drive(wire, load).await?;
     let problems = driven.problems.clone();
-    let settings = settings("echo", args, &file, run)?;
+    let settings = settings(target, args, &file, run)?;
     Ok(Outcome {
         report: Report::new("floor", settings, &driven, problems),
         histograms: Histograms::of(&driven.recorder, &args.ack),

@@ -13,9 +13,13 @@ use crate::args::usual_window;
 use crate::compare::Spread;
 use crate::error::LoadError;
 use crate::report::Report;
+use crate::turns::{self, Runs};
 
 /// What the benches measured, beside the runs.
 const CRITERION: &str = "criterion.json";
+
+/// How the mode of a run by another program than karat-load begins; the program's name follows.
+pub const PEER: &str = "peer ";
 
 /// The benches of one taking.
 #[derive(Default, Deserialize)]
@@ -26,16 +30,13 @@ struct Benches {
     nanoseconds: BTreeMap<String, f64>,
 }
 
-/// The table of a folder.
+/// The table of a folder; with the name of a baseline, what the others are beside it too.
 ///
 /// # Errors
-/// When the folder cannot be read, holds nothing, or holds a JSON file that is no result.
-pub fn table(folder: &Path) -> Result<String, LoadError> {
-    let failed = |cause: String| LoadError::File {
-        path: folder.display().to_string(),
-        cause,
-    };
-    let mut groups: BTreeMap<String, Vec<Report>> = BTreeMap::new();
+/// When the folder cannot be read, holds nothing, holds a JSON file that is no result, or no baseline of that name.
+pub fn table(folder: &Path, against: Option<&str>) -> Result<String, LoadError> {
+    let failed = |cause: String| LoadError::file(folder, cause);
+    let mut groups: BTreeMap<String, Runs> = BTreeMap::new();
     let mut benches = Benches::default();
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(|error| failed(error.to_string()))? {
@@ -51,11 +52,11 @@ pub fn table(folder: &Path) -> Result<String, LoadError> {
             continue;
         }
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-        let name = match stem.rsplit_once('-') {
-            Some((name, number)) if number.parse::<u32>().is_ok() => name.to_owned(),
-            _ => stem.into_owned(),
-        };
-        groups.entry(name).or_default().push(Report::read(&path)?);
+        let numbered = stem.rsplit_once('-');
+        let numbered = numbered.and_then(|(name, number)| Some((name, number.parse().ok()?)));
+        let (name, number) = numbered.unwrap_or((&stem, 0));
+        let runs = groups.entry(name.to_owned()).or_default();
+        runs.insert(number, Report::read(&path)?);
     }
     if groups.is_empty() && benches.nanoseconds.is_empty() {
         return Err(failed("no results in it".into()));
@@ -64,23 +65,24 @@ pub fn table(folder: &Path) -> Result<String, LoadError> {
     // Writing into a String cannot fail.
     let _ = write_runs(&mut out, &groups);
     let _ = write_benches(&mut out, &benches);
+    if let Some(name) = against {
+        let beside = turns::render(&groups, name);
+        out.push_str(&beside.ok_or_else(|| failed(format!("no {name}-1.json in it")))?);
+    }
     Ok(out)
 }
 
 fn read_benches(path: &Path) -> Result<Benches, LoadError> {
-    let failed = |cause: String| LoadError::File {
-        path: path.display().to_string(),
-        cause,
-    };
+    let failed = |cause: String| LoadError::file(path, cause);
     let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
     serde_json::from_str(&text)
         .map_err(|error| failed(format!("not what benches/take.sh collects: {error}")))
 }
 
-fn write_runs(out: &mut String, groups: &BTreeMap<String, Vec<Report>>) -> std::fmt::Result {
+fn write_runs(out: &mut String, groups: &BTreeMap<String, Runs>) -> std::fmt::Result {
     let Some(machine) = groups
         .values()
-        .flatten()
+        .flat_map(Runs::values)
         .map(|report| &report.machine)
         .next()
     else {
@@ -96,9 +98,10 @@ fn write_runs(out: &mut String, groups: &BTreeMap<String, Vec<Report>>) -> std::
         "| what | runs | accepted a second | p50 | p99 | p99.9 | max | p99 over the floor's | refused a second, p99 | command |\n\
          | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
     )?;
-    for (name, reports) in groups {
+    for (name, runs) in groups {
+        let reports: Vec<&Report> = runs.values().collect();
         let spread = |of: &dyn Fn(&Report) -> f64| {
-            let spread = Spread::of(reports.iter().map(of));
+            let spread = Spread::of(reports.iter().copied().map(of));
             match reports.len() {
                 1 => figure(spread.median),
                 _ => format!(
@@ -129,7 +132,7 @@ fn write_runs(out: &mut String, groups: &BTreeMap<String, Vec<Report>>) -> std::
                 spread(&|one| one.refusal_latency.p99_us)
             ),
         };
-        let note = match reports.iter().all(Report::passed) {
+        let note = match reports.iter().all(|report| report.passed()) {
             true => "",
             false => " **(books open)**",
         };
@@ -142,7 +145,7 @@ fn write_runs(out: &mut String, groups: &BTreeMap<String, Vec<Report>>) -> std::
             spread(&|one| one.latency.p99_us),
             spread(&|one| one.latency.p99_9_us),
             spread(&|one| one.latency.max_us),
-            command(&reports[0])
+            command(reports[0])
         )?;
     }
     Ok(())
@@ -151,6 +154,12 @@ fn write_runs(out: &mut String, groups: &BTreeMap<String, Vec<Report>>) -> std::
 /// What would give the figure again.
 fn command(report: &Report) -> String {
     let settings = &report.settings;
+    if let Some(program) = settings.mode.strip_prefix(PEER) {
+        return format!(
+            "{program} --rate {} --seconds {} --batch {} --window {} --accounts {}",
+            settings.rate, settings.seconds, settings.batch, settings.window, settings.assets
+        );
+    }
     let mut out = format!(
         "karat-load {} --scenario {} --rate {} --seconds {} --batch {} --ack {}",
         report.kind,
@@ -190,6 +199,8 @@ fn command(report: &Report) -> String {
         format!(" --assets {}", settings.assets),
     );
     add(settings.verdict == "review", " --verdict review".into());
+    let watchers = settings.slow_watchers;
+    add(watchers != 0, format!(" --slow-watchers {watchers}"));
     out
 }
 
@@ -245,7 +256,7 @@ mod tests {
         std::fs::write(folder.path().join("notes.txt"), "not looked at").unwrap();
         let benches = r#"{"machine": {"processors": "2"}, "nanoseconds": {"a/b": 1500.0}}"#;
         std::fs::write(folder.path().join(CRITERION), benches).unwrap();
-        let table = table(folder.path()).unwrap();
+        let table = table(folder.path(), Some("alone")).unwrap();
         assert!(
             table.contains("| slow | 3 | 10 (10-10) | 400 (300-500) |"),
             "{table}"
@@ -258,16 +269,21 @@ mod tests {
         assert!(table.contains("--window 1"), "{table}");
         assert!(table.contains("Benches: processors 2."), "{table}");
         assert!(table.contains("| a/b | 1.50 us |"), "{table}");
+        assert!(table.contains("Beside alone, turn by turn"), "{table}");
     }
 
     #[test]
     fn a_folder_without_results_and_a_file_that_is_none_are_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let error = table(folder.path()).unwrap_err().to_string();
+        let error = table(folder.path(), None).unwrap_err().to_string();
         assert!(error.contains("no results"), "{error}");
         std::fs::write(folder.path().join("x-1.json"), "{}").unwrap();
-        let error = table(folder.path()).unwrap_err().to_string();
+        let error = table(folder.path(), None).unwrap_err().to_string();
         assert!(error.contains("x-1.json"), "{error}");
-        assert!(table(&folder.path().join("nowhere")).is_err());
+        assert!(table(&folder.path().join("nowhere"), None).is_err());
+        let path = folder.path().join("x-1.json");
+        report("1", 1, 1).write(&path).unwrap();
+        let error = table(folder.path(), Some("y")).unwrap_err().to_string();
+        assert!(error.contains("no y-1.json"), "{error}");
     }
 }

@@ -4,6 +4,8 @@
 
 mod common;
 
+use std::process::Command;
+
 use clap::Parser as _;
 use common::{Faults, Realm};
 use karat_loadgen::args::{Action, CheckArgs, Cli};
@@ -268,6 +270,115 @@ fn what_a_dying_target_acknowledged_is_found_after_it_came_back_and_what_it_lost
         "{}",
         found.render()
     );
+}
+
+/// The program with these words; its exit code, and what it said on both outputs.
+fn program(words: &[&str]) -> (Option<i32>, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_karat-load"))
+        .args(words)
+        .output()
+        .unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    (output.status.code(), said)
+}
+
+#[test]
+fn the_program_ends_with_1_when_its_target_dies_keeps_everything_and_checks_it_after_a_restart() {
+    let realm = Realm::with(Faults {
+        die_after: 1_500,
+        ..Faults::default()
+    });
+    let target = realm.serve();
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().to_str().unwrap();
+    let words = "run --quiet --rate 2000 --seconds 1 --warm-up-seconds 0 --behind-seconds 600 --drain-seconds 600 \
+                 --assets 300 --floor-seconds 0";
+    let mut words: Vec<&str> = words.split_whitespace().collect();
+    words.extend(["--target", &target, "--out", out]);
+    let (code, said) = program(&words);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("THE RUN ENDED EARLY"), "{said}");
+    assert!(said.contains("dies on purpose"), "{said}");
+    for file in [
+        "run.json",
+        "run.books",
+        "run.html",
+        "latency-sequenced.hgrm",
+    ] {
+        assert!(folder.path().join(file).exists(), "{file} is missing");
+    }
+
+    let json = folder.path().join("run.json");
+    let json = json.to_str().unwrap();
+    realm.set_faults(Faults::default());
+    let again = realm.serve();
+    let (code, said) = program(&["check", json, "--target", &again]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(
+        said.contains("everything that was acknowledged is there"),
+        "{said}"
+    );
+    realm.lose_events(20);
+    let (code, said) = program(&["check", json, "--target", &again]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("NOT EVERYTHING IS THERE"), "{said}");
+    std::fs::remove_file(folder.path().join("run.books")).unwrap();
+    let (code, said) = program(&["check", json, "--target", &again]);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("run.books"), "{said}");
+}
+
+#[test]
+fn a_target_that_follows_another_one_is_refused_in_setup_with_its_leader() {
+    let faults = Faults {
+        follows: true,
+        ..Faults::default()
+    };
+    let error = try_run(faults, "--assets 100").unwrap_err().to_string();
+    assert!(error.contains("127.0.0.1:7499"), "{error}");
+    assert!(error.contains("name that engine as --target"), "{error}");
+}
+
+#[test]
+fn a_target_that_leads_no_longer_ends_the_run_with_its_leader_and_no_command_is_blamed() {
+    for (mode, scenario) in [("submit", "trade"), ("execute", "dead-letter-flood")] {
+        let faults = Faults {
+            leads_for: 900,
+            ..Faults::default()
+        };
+        let arguments = format!(
+            "--mode {mode} --scenario {scenario} --rate 1000 --assets 300 --floor-seconds 0"
+        );
+        let report = run(faults, &arguments);
+        let broken = report.books.broken.clone().unwrap();
+        assert!(broken.contains("leads its realm no longer"), "{broken}");
+        assert!(broken.contains("127.0.0.1:7499"), "{broken}");
+        assert!(report.refusals["106 NotLeader"] > 0, "{}", report.render());
+        // Those under way have no outcome; nobody says that a command should have been refused otherwise.
+        let named = &report.books.problems.named;
+        let only_open = named.iter().all(|one| one.contains("no outcome"));
+        assert!(only_open, "{named:?}");
+    }
+}
+
+#[test]
+fn slow_watchers_are_open_beside_the_load_and_told_in_the_report() {
+    let report = run(
+        Faults::default(),
+        "--rate 500 --assets 100 --floor-seconds 0 --slow-watchers 3",
+    );
+    assert!(report.passed(), "{}", report.render());
+    let watched = report.watched.clone().unwrap();
+    assert_eq!((watched.watchers, watched.ended.len()), (3, 0));
+    assert!(report.render().contains("3 slow watchers"));
+    let faults = Faults {
+        no_events: true,
+        ..Faults::default()
+    };
+    let error = try_run(faults, "--assets 100 --floor-seconds 0 --slow-watchers 1");
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("Ledger.Watch"), "{error}");
 }
 
 #[test]

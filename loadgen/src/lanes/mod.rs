@@ -50,18 +50,20 @@ pub(crate) enum Answers {
 }
 
 /// Waits for a stream's headers.
-async fn opened<T>(
+pub(crate) async fn opened<T>(
     step: &'static str,
     opening: impl Future<Output = Result<tonic::Response<T>, Status>>,
 ) -> Result<T, LoadError> {
-    let refused = |cause: String| LoadError::Setup { step, cause };
     match tokio::time::timeout(CONNECT_TIMEOUT, opening).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
-        Ok(Err(status)) => Err(refused(chain(&status))),
-        Err(_) => Err(refused(format!(
-            "the stream did not open within {} s",
-            CONNECT_TIMEOUT.as_secs()
-        ))),
+        Ok(Err(status)) => Err(LoadError::in_setup(step, &status)),
+        Err(_) => Err(LoadError::Setup {
+            step,
+            cause: format!(
+                "the stream did not open within {} s",
+                CONNECT_TIMEOUT.as_secs()
+            ),
+        }),
     }
 }
 
@@ -233,7 +235,8 @@ async fn calls(
                 }
                 Err(status) => match refusal(&status) {
                     Some(code) => {
-                        let outcome = v1::Outcome { id, code, ..v1::Outcome::default() };
+                        let message = status.message().to_owned();
+                        let outcome = v1::Outcome { id, code, message, ..v1::Outcome::default() };
                         took(0, &[outcome]);
                     }
                     None => return Some(status),
@@ -245,7 +248,7 @@ async fn calls(
 }
 
 /// The code of a refusal at the door, which a call answers with a status; `None` for a failure.
-fn refusal(status: &Status) -> Option<u32> {
+pub(crate) fn refusal(status: &Status) -> Option<u32> {
     status
         .metadata()
         .get(CODE_METADATA)?

@@ -39,10 +39,7 @@ impl Histograms {
             }
             let path = folder.join(name);
             if let Err(error) = std::fs::write(&path, hgrm(histogram)) {
-                failures.push(LoadError::File {
-                    path: path.display().to_string(),
-                    cause: error.to_string(),
-                });
+                failures.push(LoadError::file(&path, error));
             }
         }
         failures

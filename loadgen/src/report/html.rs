@@ -28,10 +28,7 @@ figcaption{color:var(--soft);font-size:.85rem}figcaption span{margin-right:1rem}
 /// # Errors
 /// When the file cannot be written.
 pub fn write(report: &Report, path: &Path) -> Result<(), LoadError> {
-    std::fs::write(path, page(report)).map_err(|error| LoadError::File {
-        path: path.display().to_string(),
-        cause: error.to_string(),
-    })
+    std::fs::write(path, page(report)).map_err(|error| LoadError::file(path, error))
 }
 
 /// The page.
@@ -323,6 +320,7 @@ fn write_settings(out: &mut String, report: &Report) -> std::fmt::Result {
         ("assets before the run", settings.assets.to_string()),
         ("warm-up, s", settings.warm_up_seconds.to_string()),
         ("verdict", settings.verdict.clone()),
+        ("slow watchers", settings.slow_watchers.to_string()),
         ("seed", settings.seed.to_string()),
         ("run id", settings.run_id.clone()),
         ("processors", report.machine.processors.to_string()),

@@ -21,6 +21,7 @@ use crate::scenario::Kind;
 use crate::setup::World;
 use crate::truth::Checked;
 use crate::truth::events::EventsChecked;
+use crate::watchers::Watched;
 
 /// Version of the JSON form. A newer one is refused, never guessed at.
 pub const FORMAT: u32 = 2;
@@ -69,6 +70,9 @@ pub struct Report {
     /// What the brokers said to the messages of a run on Kafka.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deliveries: Option<Deliveries>,
+    /// What came of slow watchers beside the load, if there were any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watched: Option<Watched>,
     /// Every command of the run, warm-up included.
     pub books: BooksReport,
     /// The floor with the same settings, if it was asked for.
@@ -106,6 +110,9 @@ pub struct Settings {
     pub assets: u64,
     /// What the target's agents should make of the assets; `none` for the floor.
     pub verdict: String,
+    /// Watchers that hardly read, beside the load.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub slow_watchers: u64,
     /// Seed.
     pub seed: u64,
     /// Run id, 16 hex digits.
@@ -205,6 +212,7 @@ impl Report {
             rate_missed: rate_missed(driven.behind),
             commands: format!("{:016x}", driven.digest),
             deliveries: driven.deliveries.clone(),
+            watched: None,
             books: BooksReport {
                 broken: driven.broken.clone(),
                 sent: driven.sent_by_kind.iter().sum(),
@@ -235,10 +243,7 @@ impl Report {
     /// # Errors
     /// When the file cannot be read, is no report, or one of a newer form.
     pub fn read(path: &Path) -> Result<Report, LoadError> {
-        let failed = |cause: String| LoadError::File {
-            path: path.display().to_string(),
-            cause,
-        };
+        let failed = |cause: String| LoadError::file(path, cause);
         let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
         let no_result = |error| failed(format!("not a result of karat-load: {error}"));
         let value: serde_json::Value = serde_json::from_str(&text).map_err(no_result)?;
@@ -255,14 +260,10 @@ impl Report {
     /// # Errors
     /// When the file cannot be written.
     pub fn write(&self, path: &Path) -> Result<(), LoadError> {
-        let failed = |cause: String| LoadError::File {
-            path: path.display().to_string(),
-            cause,
-        };
-        let mut text =
-            serde_json::to_string_pretty(self).map_err(|error| failed(error.to_string()))?;
+        let text = serde_json::to_string_pretty(self);
+        let mut text = text.map_err(|error| LoadError::file(path, error))?;
         text.push('\n');
-        std::fs::write(path, text).map_err(|error| failed(error.to_string()))
+        std::fs::write(path, text).map_err(|error| LoadError::file(path, error))
     }
 
     /// What of the schedule was not sent, and why, if anything.
@@ -349,6 +350,7 @@ impl Settings {
             window,
             assets: args.assets,
             verdict: "none".into(),
+            slow_watchers: 0,
             seed: args.seed,
             run_id: format!("{run:016x}"),
         }
@@ -375,6 +377,10 @@ impl Machine {
             ),
         }
     }
+}
+
+fn is_none(count: &u64) -> bool {
+    *count == 0
 }
 
 fn ack_names(acks: &[Ack]) -> String {

@@ -60,6 +60,18 @@ impl Report {
                 writeln!(out, "    {count} messages were not delivered: {reason}")?;
             }
         }
+        if let Some(watched) = &self.watched {
+            writeln!(
+                out,
+                "  beside it    {} slow watchers, which read {} messages; {} of them were ended",
+                watched.watchers,
+                watched.messages,
+                watched.ended.len()
+            )?;
+            for reason in &watched.ended {
+                writeln!(out, "    {reason}")?;
+            }
+        }
         if settings.rate == "max" {
             writeln!(
                 out,

@@ -44,7 +44,7 @@ pub struct Stage {
     pub streams: u64,
 }
 
-/// A part of the run.
+/// A phase of the run.
 struct Phase {
     /// It ends at this share of the measured time.
     until: f64,
@@ -55,7 +55,7 @@ struct Phase {
 pub struct Player {
     stage: Stage,
     stream: u64,
-    parts: Vec<Phase>,
+    phases: Vec<Phase>,
     assets: Zipf,
     accounts: Zipf,
     contests: u64,
@@ -71,16 +71,16 @@ impl Player {
         };
         let whole: f64 = file.phases.iter().map(|phase| phase.share).sum();
         let mut until = 0.0;
-        let mut parts: Vec<Phase> = Vec::new();
+        let mut phases: Vec<Phase> = Vec::new();
         for phase in &file.phases {
             until += phase.share / whole;
-            parts.push(Phase {
+            phases.push(Phase {
                 until,
                 actions: weighted(file.mix_of(phase)),
             });
         }
-        if parts.is_empty() {
-            parts.push(Phase {
+        if phases.is_empty() {
+            phases.push(Phase {
                 until: 1.0,
                 actions: weighted(&file.mix),
             });
@@ -90,7 +90,7 @@ impl Player {
             accounts: Zipf::new(accounts, file.popularity.accounts),
             stage,
             stream,
-            parts,
+            phases,
             contests: 0,
             random: ChaCha8Rng::seed_from_u64(seed),
         }
@@ -99,9 +99,9 @@ impl Player {
     /// The next command, meant for this share of the measured time, given what the stream believes it holds; the belief
     /// moves on with it.
     pub fn next(&mut self, holdings: &mut Holdings, at: f64) -> Draft {
-        let part = self.parts.iter().position(|part| at < part.until);
-        let part = part.unwrap_or(self.parts.len() - 1);
-        let action = self.parts[part].actions.choose(&mut self.random);
+        let phase = self.phases.iter().position(|phase| at < phase.until);
+        let phase = phase.unwrap_or(self.phases.len() - 1);
+        let action = self.phases[phase].actions.choose(&mut self.random);
         let (actor, command, effect, told) = match action {
             Action::Mint => self.mint(holdings),
             Action::Transfer => self.transfer(holdings),

@@ -8,7 +8,6 @@ use tonic::transport::Channel;
 
 use super::sender::check;
 use crate::args::Verdict;
-use crate::client::chain;
 use crate::error::LoadError;
 use crate::scenario::TRAITS;
 
@@ -46,14 +45,10 @@ pub(super) fn load_model() -> [u8; 32] {
 /// A generator that may mint: one that is approved already, else the load model.
 pub(super) async fn approved_model(channel: Channel) -> Result<Bytes, LoadError> {
     let mut operator = OperatorClient::new(channel);
-    let failed = |step, status: &tonic::Status| LoadError::Setup {
-        step,
-        cause: chain(status),
-    };
     let models = operator
         .list_models(v1::ListModelsRequest {})
         .await
-        .map_err(|status| failed("Operator.ListModels", &status))?
+        .map_err(|status| LoadError::in_setup("Operator.ListModels", &status))?
         .into_inner()
         .models;
     let approved = models.iter().find(|model| {
@@ -74,7 +69,7 @@ pub(super) async fn approved_model(channel: Channel) -> Result<Bytes, LoadError>
         let answer = operator
             .change_model(request)
             .await
-            .map_err(|status| failed("Operator.ChangeModel", &status))?
+            .map_err(|status| LoadError::in_setup("Operator.ChangeModel", &status))?
             .into_inner();
         let outcome = answer.outcome.unwrap_or_default();
         if outcome.code != Code::ModelExists as u32 {

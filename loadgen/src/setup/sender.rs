@@ -11,10 +11,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
 use crate::books::command_id;
-use crate::client::chain;
 use crate::error::LoadError;
 
-/// Commands of setup carry this stream number in their ids: runs have at most 256 streams.
+/// Commands of setup carry this stream number in their ids: runs have far fewer streams.
 const SETUP_STREAM: u16 = u16::MAX;
 /// Commands in one message of setup.
 const BATCH: usize = 256;
@@ -70,10 +69,7 @@ impl Sender {
         let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.ledger.execute(request))
             .await
             .map_err(|_| no_answer(step))?
-            .map_err(|status| LoadError::Setup {
-                step,
-                cause: chain(&status),
-            })?;
+            .map_err(|status| LoadError::in_setup(step, &status))?;
         let outcome = answer.into_inner().outcome.unwrap_or_default();
         check(step, &outcome)?;
         self.last_sequence = self.last_sequence.max(outcome.sequence);
@@ -146,10 +142,7 @@ impl Sender {
         step: &'static str,
         commands: &[v1::Command],
     ) -> Result<Vec<v1::Outcome>, LoadError> {
-        let failed = |status: tonic::Status| LoadError::Setup {
-            step,
-            cause: chain(&status),
-        };
+        let failed = |status: tonic::Status| LoadError::in_setup(step, &status);
         let (sender, receiver) = mpsc::channel(MESSAGES_IN_FLIGHT);
         let mut responses = self
             .ledger
@@ -189,6 +182,7 @@ fn no_answer(step: &'static str) -> LoadError {
         cause: "the target did not answer every command".into(),
     }
 }
+
 /// Names the step whose command was refused.
 pub(super) fn check(step: &'static str, outcome: &v1::Outcome) -> Result<(), LoadError> {
     if outcome.code == Code::Accepted as u32 {

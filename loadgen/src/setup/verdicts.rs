@@ -6,7 +6,6 @@ use karat_proto::v1;
 use karat_proto::v1::ledger_client::LedgerClient;
 use tonic::transport::Channel;
 
-use crate::client::chain;
 use crate::error::LoadError;
 
 /// Minted assets whose verdict is waited for.
@@ -31,10 +30,7 @@ pub(super) async fn wait(
         loop {
             let request = v1::GetAssetRequest { asset: *asset };
             let answer = ledger.get_asset(request).await;
-            let answer = answer.map_err(|status| LoadError::Setup {
-                step,
-                cause: chain(&status),
-            })?;
+            let answer = answer.map_err(|status| LoadError::in_setup(step, &status))?;
             match answer.into_inner().asset.unwrap_or_default().state() {
                 v1::AssetState::Pending => {}
                 v1::AssetState::Rejected => {

@@ -15,6 +15,7 @@ use crate::client::chain;
 use crate::records::{Record, Records};
 use crate::scenario::changes;
 use crate::setup::World;
+use crate::truth::Patience;
 
 /// Longest wait for more events.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -107,12 +108,11 @@ pub async fn applied(channel: &Channel, ours: &Ours<'_>) -> Result<u64, String> 
     let kept_asset = v1::GetAssetRequest {
         asset: ours.world.kept_asset,
     };
-    let answer = LedgerClient::new(channel.clone())
-        .get_asset(kept_asset)
-        .await;
-    answer
-        .map(|answer| answer.into_inner().applied_seq)
-        .map_err(|status| chain(&status))
+    let mut ledger = LedgerClient::new(channel.clone());
+    let answer = Patience::default()
+        .ask(ledger.get_asset(kept_asset))
+        .await?;
+    Ok(answer.applied_seq)
 }
 
 struct Check<'a> {

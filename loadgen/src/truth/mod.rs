@@ -2,6 +2,7 @@
 
 pub mod events;
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use rand::SeedableRng as _;
 use rand::seq::index::sample;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
+use tonic::Status;
 use tonic::transport::Channel;
 
 use crate::books::Problems;
@@ -26,6 +28,8 @@ const READS_AT_ONCE: usize = 16;
 /// Reads may lag behind outcomes a little: what does not agree is read again, so often and with such a pause.
 const ROUNDS: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(100);
+/// Longest wait for one answer.
+const ANSWER: Duration = Duration::from_secs(30);
 
 /// What was compared.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -62,7 +66,7 @@ pub fn promised(holdings: &[Holdings], contested: &[(u64, Option<Won>)]) -> Vec<
     });
     let contested = contested.iter().map(|(asset, won)| {
         let owner = won.map_or(Bytes::new(), |won| {
-            holdings[(won.place >> 48) as usize].account(won.account)
+            holdings[usize::from(won.place.stream())].account(won.account)
         });
         ExpectedAsset {
             asset: *asset,
@@ -71,6 +75,38 @@ pub fn promised(holdings: &[Holdings], contested: &[(u64, Option<Won>)]) -> Vec<
         }
     });
     rows.chain(contested).collect()
+}
+
+/// Asks a target until it leaves one question without an answer.
+#[derive(Default)]
+pub(crate) struct Patience {
+    at_an_end: Cell<bool>,
+}
+
+impl Patience {
+    /// An answer, if it comes in time; else why there is none.
+    pub(crate) async fn ask<T>(
+        &self,
+        asking: impl Future<Output = Result<tonic::Response<T>, Status>>,
+    ) -> Result<T, String> {
+        let silent = format!("the target gave no answer within {} s", ANSWER.as_secs());
+        if self.at_an_end.get() {
+            return Err(silent);
+        }
+        match tokio::time::timeout(ANSWER, asking).await {
+            Ok(Ok(answer)) => Ok(answer.into_inner()),
+            Ok(Err(status)) => Err(chain(&status)),
+            Err(_) => {
+                self.at_an_end.set(true);
+                Err(silent)
+            }
+        }
+    }
+
+    /// Whether what does not agree is asked again.
+    fn lasts(&self, round: u32) -> bool {
+        round < ROUNDS && !self.at_an_end.get()
+    }
 }
 
 /// Compares a sample of assets and every balance; what does not agree is noted, by name. `changes` are what each account
@@ -84,7 +120,8 @@ pub async fn check(
     problems: &mut Problems,
 ) -> Checked {
     let ledger = LedgerClient::new(channel);
-    let assets = check_assets(&ledger, assets, seed, problems).await;
+    let patience = Patience::default();
+    let assets = check_assets(&ledger, &patience, assets, seed, problems).await;
     let mut checked = Checked {
         assets,
         ..Checked::default()
@@ -98,7 +135,7 @@ pub async fn check(
         .collect();
     checked.accounts = expected.len() as u64;
     checked.deposit_sum = deposit * checked.accounts;
-    checked.balance_sum = check_balances(&ledger, &expected, problems).await;
+    checked.balance_sum = check_balances(&ledger, &patience, &expected, problems).await;
     if checked.balance_sum != checked.deposit_sum {
         problems.note(|| {
             format!(
@@ -112,6 +149,7 @@ pub async fn check(
 
 async fn check_assets(
     ledger: &LedgerClient<Channel>,
+    patience: &Patience,
     assets: &[ExpectedAsset],
     seed: u64,
     problems: &mut Problems,
@@ -129,9 +167,9 @@ async fn check_assets(
                 let request = v1::GetAssetRequest {
                     asset: expected.asset,
                 };
-                let wrong = match ledger.get_asset(request).await {
-                    Ok(answer) => differs(&expected, &answer.into_inner()),
-                    Err(status) => Some(chain(&status)),
+                let wrong = match patience.ask(ledger.get_asset(request)).await {
+                    Ok(answer) => differs(&expected, &answer),
+                    Err(cause) => Some(cause),
                 };
                 (expected, wrong)
             }
@@ -142,7 +180,7 @@ async fn check_assets(
         for (expected, wrong) in reads {
             match wrong {
                 None => {}
-                Some(_) if round < ROUNDS => open.push(expected),
+                Some(_) if patience.lasts(round) => open.push(expected),
                 Some(wrong) => problems.note(|| format!("asset {}: {wrong}", expected.asset)),
             }
         }
@@ -180,6 +218,7 @@ fn name(account: &[u8]) -> String {
 
 async fn check_balances(
     ledger: &LedgerClient<Channel>,
+    patience: &Patience,
     expected: &[(Account, i128)],
     problems: &mut Problems,
 ) -> u64 {
@@ -192,26 +231,26 @@ async fn check_balances(
                 let request = v1::GetAccountRequest {
                     account: crate::client::account_bytes(&account),
                 };
-                (account, balance, ledger.get_account(request).await)
+                let answer = patience.ask(ledger.get_account(request)).await;
+                (account, balance, answer.map(|answer| answer.balance))
             }
         }))
         .buffer_unordered(READS_AT_ONCE)
         .collect::<Vec<_>>()
         .await;
-        for (account, balance, answer) in reads {
-            let found = answer.map(|answer| answer.into_inner().balance);
+        for (account, balance, found) in reads {
             if let Ok(found) = found
-                && (i128::from(found) == balance || round == ROUNDS)
+                && (i128::from(found) == balance || !patience.lasts(round))
             {
                 sum = sum.saturating_add(found);
             }
             match found {
                 Ok(found) if i128::from(found) == balance => {}
-                _ if round < ROUNDS => open.push((account, balance)),
+                _ if patience.lasts(round) => open.push((account, balance)),
                 Ok(found) => problems.note(|| {
                     format!("account {account}: balance is {found}, but the accepted exchanges leave {balance}")
                 }),
-                Err(status) => problems.note(|| format!("account {account}: {}", chain(&status))),
+                Err(cause) => problems.note(|| format!("account {account}: {cause}")),
             }
         }
         if open.is_empty() {

@@ -38,6 +38,10 @@ pub struct Faults {
     pub die_after: u64,
     /// Events are not told.
     pub no_events: bool,
+    /// It follows another one from the beginning, as an engine does whose leader is somebody else.
+    pub follows: bool,
+    /// It leads until it has taken so many commands of streams and calls.
+    pub leads_for: u64,
 }
 
 /// The realm; it ends with the process.
@@ -105,6 +109,13 @@ impl Realm {
         let before = state.events.len();
         let outcome = state.apply(command);
         (outcome, state.events[before..].to_vec())
+    }
+
+    /// Whether it takes no command any more, because another one leads.
+    fn follows(&self) -> bool {
+        let state = self.state.lock().unwrap();
+        let for_a_while = state.faults.leads_for;
+        state.faults.follows || (for_a_while != 0 && state.commands >= for_a_while)
     }
 
     fn dies(&self) -> bool {

@@ -3,16 +3,39 @@
 use std::pin::Pin;
 
 use futures::{Stream, StreamExt as _};
-use karat_proto::v1;
 use karat_proto::v1::command::Kind;
 use karat_proto::v1::edge_request::Kind as Up;
 use karat_proto::v1::edge_response::Kind as Down;
 use karat_proto::v1::edge_server::Edge;
 use karat_proto::v1::ledger_server::Ledger;
 use karat_proto::v1::operator_server::Operator;
+use karat_proto::{Code, v1};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Realm;
+
+const NOT_LEADER: &str = "this realm is not the leader; 127.0.0.1:7499 is";
+
+/// What a command comes to here, also where another one leads.
+fn outcome_of(realm: &Realm, command: v1::Command) -> v1::Outcome {
+    match realm.follows() {
+        false => realm.apply(command),
+        true => v1::Outcome {
+            id: command.id,
+            code: Code::NotLeader as u32,
+            message: NOT_LEADER.into(),
+            ..v1::Outcome::default()
+        },
+    }
+}
+
+/// A refusal at the door, as a call is answered.
+fn refused_call(outcome: &v1::Outcome) -> Status {
+    let mut refused = Status::resource_exhausted(format!("refused: {}", outcome.message));
+    let code = outcome.code.to_string().parse().unwrap();
+    refused.metadata_mut().insert("karat-code", code);
+    refused
+}
 
 fn not_here<T>() -> Result<Response<T>, Status> {
     Err(Status::unimplemented("this realm is small"))
@@ -36,7 +59,7 @@ impl Ledger for Realm {
             let outcomes: Vec<_> = request
                 .commands
                 .into_iter()
-                .map(|one| realm.apply(one))
+                .map(|one| outcome_of(&realm, one))
                 .collect();
             if realm.dies() {
                 return Err(Status::unavailable("the realm dies on purpose"));
@@ -51,12 +74,9 @@ impl Ledger for Realm {
 
     async fn execute(&self, request: Request<v1::ExecuteRequest>) -> Answer<v1::ExecuteResponse> {
         let request = request.into_inner();
-        let outcome = self.apply(request.command.unwrap());
+        let outcome = outcome_of(self, request.command.unwrap());
         if outcome.sequence == 0 {
-            let mut refused = Status::resource_exhausted("refused at the door");
-            let code = outcome.code.to_string().parse().unwrap();
-            refused.metadata_mut().insert("karat-code", code);
-            return Err(refused);
+            return Err(refused_call(&outcome));
         }
         Ok(Response::new(v1::ExecuteResponse {
             ack: request.ack,

@@ -1,0 +1,125 @@
+#!/usr/bin/env bash
+# What must not be felt: agents, watchers that do not read, a slow store, a chain that stands still, batches and snapshots,
+# each beside a baseline of the same turn, on a fresh engine each. For an idle machine.
+#
+#   cargo build --release -p karat-engine -p karat-loadgen
+#   bash benches/beside.sh [FOLDER] [TURNS] [SECONDS] [RATE]     results/<date>-<processors>-beside, 3, 10, 5000
+#
+# `karat-load table FOLDER --against baseline` prints the table again, and FOLDER/large that of snapshots of a large realm.
+# benches/README.md says how each case is made. Ends with an error when the books of a run do not close.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. deploy/start-server.sh
+
+out=${1:-benches/results/$(date -u +%F)-$(nproc)-beside}
+turns=${2:-3}
+seconds=${3:-10}
+rate=${4:-5000}
+large_assets=${KARAT_LARGE_ASSETS:-400000}
+binaries=${CARGO_TARGET_DIR:-target}/release
+work=$(mktemp -d)
+hold=$work/hold.so
+switch=$work/held
+server_pid=""
+load_pid=""
+end() {
+    rm -f "$switch"
+    [ -z "$load_pid" ] || kill "$load_pid" 2>/dev/null || true
+    [ -z "$server_pid" ] || kill "$server_pid" 2>/dev/null || true
+    rm -rf "$work"
+}
+trap end EXIT
+mkdir -p "$out/large"
+cc -O2 -shared -fPIC -o "$hold" benches/beside/hold.c -ldl
+
+# Every worker of the agents stands still until the switch goes. Only Python and C can signal a single thread.
+hold_agents() {
+    python3 - "$server_pid" <<'PYTHON'
+import ctypes, pathlib, signal, sys
+process = int(sys.argv[1])
+held = 0
+for task in pathlib.Path(f"/proc/{process}/task").iterdir():
+    if (task / "comm").read_text().startswith("karat-agent-"):
+        if ctypes.CDLL(None).tgkill(process, int(task.name), signal.SIGUSR2) != 0:
+            raise SystemExit(f"thread {task.name} cannot be signalled")
+        held += 1
+if held == 0:
+    raise SystemExit("the engine has no worker of its agents")
+PYTHON
+}
+
+failed=""
+# run FOLDER NAME TURN CASE CONFIG ARGUMENTS: CASE is what is held while the run is measured: nothing, agents, store, chain.
+# CONFIG is TOML, which the engine has instead of its defaults.
+run() {
+    local folder=$1 name=$2 turn=$3 case=$4 config=$5 held="" code=0
+    shift 5
+    case $case in
+    # A disk that takes a tenth of a second for every write.
+    store) held="KARAT_HOLD_FOLDER=$work/data/store KARAT_HOLD_WRITE_MS=100" ;;
+    chain) held="KARAT_HOLD_FOLDER=$work/data/chain KARAT_HOLD_WRITE_MS=0" ;;
+    esac
+    # A worker that is held must not be replaced.
+    printf '%s\n[agents]\nstall_ms = 3600000\n' "$config" >"$work/karat.toml"
+    # The same library in every run, so that it is in no ratio.
+    # shellcheck disable=SC2086
+    start_server "$work/serve.log" env LD_PRELOAD="$hold" KARAT_HOLD_SWITCH="$switch" $held \
+        "$binaries/karat" serve --config "$work/karat.toml" --data "$work/data" --port 0
+    "$binaries/karat-load" run --target "$server_target" --rate "$rate" --seconds "$seconds" --warm-up-seconds 3 \
+        --floor-seconds 0 --json "$work/run.json" "$@" >"$work/run.txt" 2>"$work/run.log" &
+    load_pid=$!
+    if [ "$case" != nothing ]; then
+        # After setup, and before anything is measured.
+        until grep -q ' 1/' "$work/run.log" || ! kill -0 "$load_pid" 2>/dev/null; do sleep 0.05; done
+        touch "$switch"
+        [ "$case" != agents ] || hold_agents
+    fi
+    wait "$load_pid" || code=$?
+    load_pid=""
+    rm -f "$switch"
+    # 3: the books close, and the machine was too busy to generate the rate, which the report says.
+    if [ "$code" != 0 ] && [ "$code" != 3 ]; then
+        cat "$work/run.txt" "$work/run.log" >&2
+        echo "$name-$turn: karat-load ended with $code" >&2
+        failed="$failed $name-$turn"
+    fi
+    [ ! -s "$work/run.json" ] || cp "$work/run.json" "$folder/$name-$turn.json"
+    kill "$server_pid"
+    wait "$server_pid" || true
+    server_pid=""
+    rm -rf "$work/data" "$work/run.json"
+}
+
+no_batches=$'[policy]\nbatch_changes_max = 65536\nbatch_age_ms_max = 3600000'
+many_batches=$'[policy]\nbatch_changes_max = 256\nbatch_age_ms_max = 100'
+a_snapshot_a_second=$'[snapshot]\nevery_commands = 1000'
+no_snapshots=$'[snapshot]\nevery_commands = 1000000000'
+load_before=$(cut -d' ' -f1-3 /proc/loadavg)
+for turn in $(seq "$turns"); do
+    # A tenth mints, so that agents, store and chain have work all the time.
+    mixed=(--scenario mixed --assets 2000 --verdict accept)
+    run "$out" baseline "$turn" nothing "" "${mixed[@]}"
+    run "$out" agents-off "$turn" agents "" "${mixed[@]}"
+    run "$out" slow-watchers "$turn" nothing "" "${mixed[@]}" --slow-watchers 8
+    run "$out" slow-store "$turn" store "" "${mixed[@]}"
+    run "$out" stalled-chain "$turn" chain "" "${mixed[@]}"
+    run "$out" batches-none "$turn" nothing "$no_batches" "${mixed[@]}"
+    run "$out" batches-often "$turn" nothing "$many_batches" "${mixed[@]}"
+    # What a snapshot costs grows with the realm.
+    large=(--scenario trade --assets "$large_assets" --verdict review)
+    run "$out/large" baseline "$turn" nothing "$no_snapshots" "${large[@]}"
+    run "$out/large" snapshots "$turn" nothing "$a_snapshot_a_second" "${large[@]}"
+done
+
+{
+    echo "date: $(date -u +%FT%TZ)"
+    echo "commit: $(git rev-parse HEAD 2>/dev/null || echo unknown)$(git diff --quiet HEAD 2>/dev/null || echo ", with changes")"
+    echo "processors: $(nproc) x $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | sed -n 1p)"
+    echo "folder of the data: $(df --output=fstype "$work" | tail -1)"
+    echo "load average before: $load_before"
+    echo "load average after: $(cut -d' ' -f1-3 /proc/loadavg)"
+} | tee "$out/machine.txt"
+for folder in "$out" "$out/large"; do
+    "$binaries/karat-load" table "$folder" --against baseline
+done
+[ -z "$failed" ] || { echo "failed:$failed" >&2; exit 1; }

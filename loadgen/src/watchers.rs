@@ -1,0 +1,97 @@
+//! Watchers that hardly read, beside a run: clients of the target's events that must not be felt by anybody else.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use karat_proto::v1::ledger_client::LedgerClient;
+use karat_proto::{limits, v1};
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinHandle;
+use tonic::Streaming;
+
+use crate::client::{chain, connect_with_window};
+use crate::error::LoadError;
+use crate::lanes::opened;
+
+/// A watcher rests so long after each message. Under load an engine has hundreds of messages a second for it.
+const REST: Duration = Duration::from_secs(1);
+/// The smallest windows that HTTP/2 begins with, so that little is on the way to somebody who does not read.
+const WINDOW_BYTES: u32 = 65_535;
+
+/// What came of the slow watchers of a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Watched {
+    /// How many there were.
+    pub watchers: u64,
+    /// Messages that they read, all together.
+    pub messages: u64,
+    /// Why the target ended some of them, a line each.
+    pub ended: Vec<String>,
+}
+
+/// Watchers at work; they end with this value, or with [`SlowWatchers::finish`].
+pub(crate) struct SlowWatchers {
+    tasks: Vec<JoinHandle<String>>,
+    messages: Rc<Cell<u64>>,
+}
+
+impl SlowWatchers {
+    /// Opens so many, each on a connection of its own and from the realm's first event on. Must run inside a `LocalSet`.
+    ///
+    /// # Errors
+    /// When the target lets one of them not watch.
+    pub(crate) async fn open(target: &str, count: u64) -> Result<SlowWatchers, LoadError> {
+        let messages = Rc::new(Cell::new(0));
+        let mut watchers = SlowWatchers {
+            tasks: Vec::new(),
+            messages: messages.clone(),
+        };
+        for _ in 0..count {
+            let channel = connect_with_window(target, WINDOW_BYTES).await?;
+            let mut ledger =
+                LedgerClient::new(channel).max_decoding_message_size(limits::MESSAGE_BYTES_MAX);
+            let request = v1::WatchRequest {
+                from_sequence: 1,
+                ..v1::WatchRequest::default()
+            };
+            let events = opened("Ledger.Watch", ledger.watch(request)).await?;
+            let task = tokio::task::spawn_local(watch(events, messages.clone()));
+            watchers.tasks.push(task);
+        }
+        Ok(watchers)
+    }
+
+    /// Ends them, and says what came of them.
+    pub(crate) async fn finish(mut self) -> Watched {
+        let mut watched = Watched {
+            watchers: self.tasks.len() as u64,
+            messages: self.messages.get(),
+            ended: Vec::new(),
+        };
+        for task in self.tasks.drain(..) {
+            task.abort();
+            // One that was aborted here was still open.
+            watched.ended.extend(task.await.ok());
+        }
+        watched
+    }
+}
+
+impl Drop for SlowWatchers {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// Reads now and then; returns why there is no more.
+async fn watch(mut events: Streaming<v1::WatchResponse>, messages: Rc<Cell<u64>>) -> String {
+    loop {
+        match events.message().await {
+            Ok(Some(_)) => messages.set(messages.get() + 1),
+            Ok(None) => return "the target ended the stream".into(),
+            Err(status) => return chain(&status),
+        }
+        tokio::time::sleep(REST).await;
+    }
+}
