@@ -152,6 +152,8 @@ pub struct GatewayConfig {
     /// This build has no authentication yet: it refuses to listen beyond this machine unless this is set, because whoever
     /// reaches the port can act for everybody.
     pub allow_remote: bool,
+    /// Threads that serve connections; 0 for half the processors, at least two.
+    pub threads: usize,
     /// Streams open at once, over all connections.
     pub streams_max: usize,
     /// Streams open at once on one connection.
@@ -340,6 +342,7 @@ impl Default for GatewayConfig {
             listen: SocketAddr::from(([127, 0, 0, 1], 7400)),
             advertise: String::new(),
             allow_remote: false,
+            threads: 0,
             streams_max: 4096,
             streams_a_connection_max: 256,
             in_flight_a_stream_max: 65_536,
@@ -523,6 +526,7 @@ impl Config {
             return out_of_range("settlement.chain", found, "this build has: embedded");
         }
         let numbers = [
+            ("gateway.threads", self.gateway.threads as u64, 0, 1024),
             (
                 "gateway.streams_max",
                 self.gateway.streams_max as u64,

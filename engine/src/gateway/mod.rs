@@ -2,6 +2,7 @@
 
 mod acks;
 pub mod admission;
+mod connections;
 mod edge_service;
 mod ledger_service;
 mod operator_service;
@@ -23,11 +24,12 @@ use karat_proto::{Code, limits, v1};
 use karat_store::Store;
 use thiserror::Error;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch as signal};
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic::{Response, Status};
 
+use self::connections::ConnectionThreads;
 pub use acks::AckTracker;
 #[cfg(feature = "kafka")]
 pub(crate) use admission::admit;
@@ -56,6 +58,12 @@ pub enum GatewayError {
     /// The server failed.
     #[error("gateway: {0}")]
     Serve(#[from] tonic::transport::Error),
+    /// A thread that serves connections could not start.
+    #[error("gateway: start a thread: {0}; fewer of them are set by gateway.threads")]
+    Thread(std::io::Error),
+    /// A thread that serves connections panicked.
+    #[error("gateway: a thread that served connections panicked")]
+    Panicked,
     /// Reflection could not be built.
     #[error("gateway: reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
@@ -77,12 +85,14 @@ pub struct Gateway {
     pub latencies: Arc<Latencies>,
     /// Where answers spend their time.
     pub stages: StageCounts,
+    /// The threads that share their tasks, beside those of the connections.
+    shared: Handle,
     streams: Arc<Semaphore>,
     door_refusals: Vec<AtomicU64>,
 }
 
 impl Gateway {
-    /// Puts the parts together.
+    /// Puts the parts together. Called within the runtime that serves large requests, and panics outside of one.
     pub fn new(
         core: Arc<Core>,
         store: Arc<dyn Store>,
@@ -101,6 +111,7 @@ impl Gateway {
             acks,
             latencies,
             stages: StageCounts::default(),
+            shared: Handle::current(),
             streams,
             door_refusals,
         })
@@ -169,7 +180,7 @@ impl Gateway {
     pub async fn serve(
         self: Arc<Gateway>,
         listener: TcpListener,
-        mut stop: signal::Receiver<bool>,
+        stop: signal::Receiver<bool>,
     ) -> Result<(), GatewayError> {
         let (health_reporter, health) = tonic_health::server::health_reporter();
         health_reporter
@@ -196,31 +207,23 @@ impl Gateway {
         let operator = OperatorServer::new(operator_service::OperatorService {
             gateway: self.clone(),
         });
-        let mut stopped = stop.clone();
-        let serving = Server::builder()
+        let router = Server::builder()
             .initial_connection_window_size(WINDOW_BYTES)
             .initial_stream_window_size(WINDOW_BYTES)
             .max_concurrent_streams(self.core.config.gateway.streams_a_connection_max)
-            .tcp_nodelay(true)
             .http2_keepalive_interval(Some(Duration::from_secs(20)))
             .add_service(health)
             .add_service(reflection)
             .add_service(ledger)
             .add_service(edge)
-            .add_service(operator)
-            .serve_with_incoming_shutdown(
-                TcpIncoming::from(listener).with_nodelay(Some(true)),
-                async move {
-                    let _ = stopped.wait_for(|stop| *stop).await;
-                },
-            );
-        tokio::select! {
-            served = serving => served.map_err(GatewayError::Serve),
-            () = async {
-                let _ = stop.wait_for(|stop| *stop).await;
-                tokio::time::sleep(Duration::from_secs(2)).await;
-            } => Ok(()),
-        }
+            .add_service(operator);
+        let threads = match self.core.config.gateway.threads {
+            0 => connections::threads_by_processors(),
+            threads => threads,
+        };
+        ConnectionThreads::start(threads, &router, &stop)?
+            .accept(listener, stop)
+            .await
     }
 }
 

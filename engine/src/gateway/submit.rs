@@ -114,7 +114,9 @@ pub(super) fn open(
     ));
     let here = Arc::new(());
     let (sender, receiver) = mpsc::unbounded_channel();
+    let a_second = gateway.core.config.gateway.commands_a_second_max;
     let reader = StreamReader {
+        rate: RateLimit::new(a_second, Instant::now()),
         gateway: gateway.clone(),
         sender,
         window: window.clone(),
@@ -144,24 +146,53 @@ struct StreamReader {
     window: Arc<Semaphore>,
     /// Points to something that goes with the client's outcomes.
     here: Weak<()>,
+    rate: RateLimit,
 }
 
 impl StreamReader {
-    async fn run(self, mut requests: Streaming<v1::SubmitRequest>) {
-        let a_second = self.gateway.core.config.gateway.commands_a_second_max;
-        let mut rate = RateLimit::new(a_second, Instant::now());
-        // An error is the client gone or a message too large, which tonic has answered; what was taken stays taken.
+    /// Serves small requests on the connection's own thread. From the first large one on the stream belongs to the threads
+    /// that share their tasks: there its requests are decoded and checked beside the connection's reading and answering.
+    ///
+    /// An error is the client gone or a message too large, which tonic has answered; what was taken stays taken.
+    async fn run(mut self, mut requests: Streaming<v1::SubmitRequest>) {
         while let Ok(Some(request)) = self.next(&mut requests).await {
-            let now = Instant::now();
-            let places = request
-                .commands
-                .len()
-                .clamp(1, limits::REQUEST_COMMANDS_MAX) as u32;
-            if !self.takes_place(places).await {
+            if request.commands.len() > WORKED_OFF_HERE_MAX {
+                let shared = self.gateway.shared.clone();
+                shared.spawn(self.run_shared(request, requests));
                 return;
             }
-            self.take(request, now, &mut rate, places as usize);
+            if !self.serve(request).await {
+                return;
+            }
         }
+    }
+
+    async fn run_shared(
+        mut self,
+        first: v1::SubmitRequest,
+        mut requests: Streaming<v1::SubmitRequest>,
+    ) {
+        let mut next = Some(first);
+        while let Some(request) = next {
+            if !self.serve(request).await {
+                return;
+            }
+            next = self.next(&mut requests).await.ok().flatten();
+        }
+    }
+
+    /// One request; false when the client has gone.
+    async fn serve(&mut self, request: v1::SubmitRequest) -> bool {
+        let now = Instant::now();
+        let places = request
+            .commands
+            .len()
+            .clamp(1, limits::REQUEST_COMMANDS_MAX) as u32;
+        if !self.takes_place(places).await {
+            return false;
+        }
+        self.take(request, now, places as usize);
+        true
     }
 
     /// The next request. What came before is worked off as soon as none is there at once, so that requests that come
@@ -199,41 +230,52 @@ impl StreamReader {
         true
     }
 
-    fn take(&self, request: v1::SubmitRequest, now: Instant, rate: &mut RateLimit, places: usize) {
+    fn take(&mut self, request: v1::SubmitRequest, now: Instant, places: usize) {
         let count = request.commands.len();
         let ids = || request.commands.iter().map(|command| command.id.clone());
-        let refuse_all = |refused: &Refused, retry_after_ms: u32| {
-            let outcomes = if count == 0 || count > limits::REQUEST_COMMANDS_MAX {
+        let all_refused = |refused: &Refused, retry_after_ms: u32| {
+            if count == 0 || count > limits::REQUEST_COMMANDS_MAX {
                 vec![convert::refusal_to_wire(&[], refused, retry_after_ms)]
             } else {
                 ids()
                     .map(|id| convert::refusal_to_wire(&id, refused, retry_after_ms))
                     .collect()
-            };
-            self.send_ready(outcomes, places);
+            }
         };
         if count == 0 {
-            return refuse_all(
-                &Refused::new(Code::EmptyRequest, "the request holds no command"),
-                0,
+            return self.send_ready(
+                all_refused(
+                    &Refused::new(Code::EmptyRequest, "the request holds no command"),
+                    0,
+                ),
+                places,
             );
         }
         if count > limits::REQUEST_COMMANDS_MAX {
             let message = format!("the request holds {count} commands");
-            return refuse_all(&Refused::new(Code::TooManyCommands, message), 0);
+            return self.send_ready(
+                all_refused(&Refused::new(Code::TooManyCommands, message), 0),
+                places,
+            );
         }
         let level = match level_of(request.ack) {
             Ok(level) => level,
-            Err(refused) => return refuse_all(&refused, 0),
+            Err(refused) => return self.send_ready(all_refused(&refused, 0), places),
         };
-        if let Err(retry_after_ms) = rate.take(count, now) {
+        if let Err(retry_after_ms) = self.rate.take(count, now) {
             let message = format!("{} commands a second are allowed", rate_of(&self.gateway));
-            return refuse_all(&Refused::new(Code::RateLimited, message), retry_after_ms);
+            return self.send_ready(
+                all_refused(&Refused::new(Code::RateLimited, message), retry_after_ms),
+                places,
+            );
         }
         let waits = matches!(level, AckLevel::Verified | AckLevel::Settled);
         if waits && !self.gateway.acks.has_room(count) {
             let message = "too many outcomes wait for verdicts and settlement";
-            return refuse_all(&Refused::new(Code::Overloaded, message), 1000);
+            return self.send_ready(
+                all_refused(&Refused::new(Code::Overloaded, message), 1000),
+                places,
+            );
         }
         self.queue(request.commands, level, now);
     }

@@ -199,6 +199,43 @@ async fn malformed_queries_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn requests_of_one_stream_keep_their_order_whatever_their_size() {
+    let mut realm = Realm::start().await;
+    let sizes = [1, 3, 500, 1, 8, 9, 1, 1000, 2, 1];
+    let requests = sizes.map(|size| v1::SubmitRequest {
+        ack: AckLevel::Sequenced.into(),
+        commands: (0..size)
+            .map(|_| {
+                let deposit = v1::Deposit {
+                    account: account("ann"),
+                    amount: 1,
+                };
+                command("operator", Kind::Deposit(deposit))
+            })
+            .collect(),
+    });
+    let sent: Vec<_> = requests
+        .iter()
+        .flat_map(|request| request.commands.iter().map(|command| command.id.clone()))
+        .collect();
+    let mut outcomes = realm
+        .ledger
+        .submit(tokio_stream::iter(requests))
+        .await
+        .unwrap()
+        .into_inner();
+    let mut answered = Vec::new();
+    while answered.len() < sent.len() {
+        answered.extend(outcomes.message().await.unwrap().unwrap().outcomes);
+    }
+    assert!(answered.iter().all(|outcome| outcome.code == 0));
+    answered.sort_by_key(|outcome| outcome.sequence);
+    let order: Vec<_> = answered.into_iter().map(|outcome| outcome.id).collect();
+    assert_eq!(order, sent);
+    realm.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stream_refuses_empty_and_overfull_requests_and_goes_on() {
     let mut realm = Realm::start().await;
     let (sender, receiver) = mpsc::channel(4);
