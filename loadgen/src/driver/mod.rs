@@ -1,11 +1,13 @@
-//! Books, figures and beliefs of a run while it goes on: what is sent, and what its outcomes change. No waiting here.
+//! Books, figures and beliefs of a run while it goes on: what is sent here, what its outcomes change in [`outcomes`]. No
+//! waiting here.
+
+mod outcomes;
 
 use std::time::Instant;
 
-use karat_proto::{Code, limits, v1};
+use karat_proto::{limits, v1};
 use serde::{Deserialize, Serialize};
 
-use crate::args::{Ack, Mode};
 use crate::books::{Books, Entry, Numbers, Problems};
 use crate::contests::{Contests, Won};
 use crate::kafka::Deliveries;
@@ -14,8 +16,8 @@ use crate::live::Live;
 use crate::plan::Plan;
 use crate::recorder::Recorder;
 use crate::records::{Record, Records};
-use crate::scenario::changes::{self, mix};
-use crate::scenario::{Effect, Holdings, Kind, Player};
+use crate::scenario::changes::mix;
+use crate::scenario::{Holdings, Kind, Player};
 
 /// What came of a run.
 pub struct Driven {
@@ -93,19 +95,6 @@ pub(crate) struct Driver {
     live: Option<Live>,
     /// Nothing more will be sent.
     pub(crate) ending: bool,
-}
-
-/// Refusals that say nothing about the command.
-fn is_for_now(code: u32) -> bool {
-    [
-        Code::Overloaded,
-        Code::RateLimited,
-        Code::Unavailable,
-        Code::NotLeader,
-        Code::RetryMemoryFull,
-    ]
-    .iter()
-    .any(|one| code == *one as u32)
 }
 
 impl Driver {
@@ -259,110 +248,6 @@ impl Driver {
             let late_ns = self.now_ns().saturating_sub(intended_ns);
             self.recorder.sent_late_by(late_ns);
             self.recorder.sent += batch;
-        }
-    }
-
-    pub(crate) fn take(&mut self, stream: usize, ack: i32, outcomes: &[v1::Outcome]) {
-        let now_ns = self.now_ns();
-        for outcome in outcomes {
-            if outcome.code == Code::NotLeader as u32 {
-                let said = &outcome.message;
-                self.broke(
-                    stream,
-                    format!("the target leads its realm no longer: {said}"),
-                );
-            }
-            self.take_outcome(stream, outcome, ack, now_ns);
-        }
-    }
-
-    fn take_outcome(&mut self, number: usize, outcome: &v1::Outcome, ack: i32, now_ns: u64) {
-        let stream = &mut self.streams[number];
-        let Some((place, entry)) = stream.books.answer(&outcome.id, &mut self.problems) else {
-            return;
-        };
-        let problems = &mut self.problems;
-        let named = |what: String| format!("command {}: {what}", hex::encode(&outcome.id));
-        if outcome.replayed {
-            problems.note(|| named("answered as a retry, but it was sent once".into()));
-        }
-        let sequence = outcome.sequence;
-        if sequence != 0 && !self.sequences.insert(sequence) {
-            problems.note(|| named(format!("sequence {sequence} was given twice")));
-        }
-        let latency_ns = now_ns.saturating_sub(entry.intended_ns);
-        let measured = (self.warm_up_ns..self.end_ns).contains(&entry.intended_ns);
-        let accepted = outcome.code == Code::Accepted as u32;
-        self.recorder.outcome_now(accepted, latency_ns);
-        if sequence != 0 {
-            let changes = match entry.effect {
-                Effect::Mint { .. } => changes::with_number(entry.changes, outcome.subject),
-                _ => entry.changes,
-            };
-            self.records.push(Record {
-                place,
-                sequence,
-                changes,
-                code: outcome.code.into(),
-            });
-        }
-        if let (Effect::Wrong { code }, false) = (entry.effect, self.plan.echo)
-            && outcome.code != u32::from(code)
-            && !is_for_now(outcome.code)
-        {
-            let came = outcome.code;
-            problems.note(|| named(format!("must be refused with {code}, but came to {came}")));
-        }
-        if !accepted {
-            self.refused += 1;
-            stream.holdings.refused(entry.effect, outcome.code);
-            if let Effect::Contest { place: contest, .. } = entry.effect
-                && outcome.code == Code::AlreadyOwned as u32
-                // A dead letter names no winner.
-                && self.plan.mode != Mode::Kafka
-            {
-                let winner = (outcome.winner_sequence, &outcome.winner_id[..]);
-                self.contests.lost(contest, place, winner, problems);
-            }
-            if measured {
-                self.recorder.refused_after(outcome.code, latency_ns);
-            }
-            return;
-        }
-        if sequence == 0 {
-            problems.note(|| named("accepted without a sequence".into()));
-        }
-        // A verdict may still reject what was accepted, so only the levels that are the log's own can be checked here.
-        let asked = self.plan.acks[usize::from(entry.level)];
-        let checkable = matches!(asked, Ack::Sequenced | Ack::Durable);
-        if checkable && ack < i32::from(asked.to_wire()) {
-            problems.note(|| {
-                named(format!(
-                    "answered at ack level {ack}, below the one asked for"
-                ))
-            });
-        }
-        if entry.effect.kind() == Kind::Mint && !self.minted.insert(outcome.subject) {
-            problems.note(|| named(format!("asset number {} was given twice", outcome.subject)));
-        }
-        if let (Effect::Contest { place: contest, to }, false) = (entry.effect, self.plan.echo) {
-            let won = Won {
-                sequence,
-                place,
-                account: to,
-            };
-            self.contests.won(contest, won, problems);
-        }
-        self.accepted += 1;
-        stream
-            .holdings
-            .accepted(entry.effect, sequence, outcome.subject);
-        if measured {
-            self.recorder
-                .accepted_after(usize::from(entry.level), latency_ns);
-        }
-        if (self.warm_up_ns..self.end_ns).contains(&now_ns) {
-            self.recorder.accepted_in_time += 1;
         }
     }
 
