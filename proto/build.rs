@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use prost::Message as _;
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
     "karat/v1/commands.proto",
     "karat/v1/events.proto",
     "karat/v1/ledger.proto",
     "karat/v1/edge.proto",
     "karat/v1/operator.proto",
+    "karat/v1/host.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -1,5 +1,7 @@
 //! Configuration: one TOML file, every key with a default. Unknown keys and wrong units are refused with their place.
 
+mod host;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -9,6 +11,8 @@ use karat_proto::command::Policy;
 use karat_proto::{Account, limits};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+pub use host::HostConfig;
 
 /// Why a configuration cannot be used.
 #[derive(Debug, Error)]
@@ -63,6 +67,14 @@ pub struct Config {
     pub policy: PolicyConfig,
     /// Snapshots.
     pub snapshot: SnapshotConfig,
+    /// Many realms in one process.
+    pub host: HostConfig,
+}
+
+/// Whether it may be part of a Kafka topic's name.
+fn in_topic(text: &str) -> bool {
+    let mut bytes = text.bytes();
+    !text.is_empty() && bytes.all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
 
 /// The realm and its roles.
@@ -312,6 +324,7 @@ impl Default for Config {
                 drift_review_above_ppm: policy.drift_review_above_ppm,
             },
             snapshot: SnapshotConfig::default(),
+            host: HostConfig::default(),
         }
     }
 }
@@ -473,6 +486,7 @@ impl Config {
             return out_of_range("gateway.listen", self.gateway.listen.to_string(), expected);
         }
         self.models.check()?;
+        self.host.check()?;
         let kinds: &[&str] = if cfg!(feature = "kafka") {
             &["journal", "kafka"]
         } else {
@@ -498,12 +512,6 @@ impl Config {
             return out_of_range("gateway.advertise", advertised.clone(), expected);
         }
         let kafka = &self.log.kafka;
-        let in_topic = |text: &str| {
-            !text.is_empty()
-                && text
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
-        };
         // Kafka takes names of at most 249 bytes; the longest suffix of a topic here has 13.
         if !in_topic(&kafka.topic_prefix) || kafka.topic_prefix.len() > 128 {
             let expected = "1 to 128 letters, digits, dots, hyphens and underscores";
@@ -602,6 +610,38 @@ impl Config {
                 // Two signs may be lost or late before anybody bids.
                 kafka.heartbeat_ms.saturating_mul(3).max(100),
                 3_600_000,
+            ),
+            (
+                "host.session_timeout_ms",
+                self.host.session_timeout_ms,
+                // Heartbeats come three in a session; the upper bound is a broker's default one.
+                1000,
+                1_800_000,
+            ),
+            (
+                "host.realms_max",
+                self.host.realms_max as u64,
+                1,
+                limits::HOST_REALMS_MAX as u64,
+            ),
+            (
+                "host.starts_at_once",
+                self.host.starts_at_once as u64,
+                1,
+                64,
+            ),
+            (
+                "host.hand_over_ms",
+                self.host.hand_over_ms,
+                1000,
+                // The group's own patience with a member that gives something up, see kafka/group.rs.
+                240_000,
+            ),
+            (
+                "host.snapshots_kept",
+                self.host.snapshots_kept as u64,
+                1,
+                100,
             ),
             ("agents.permits", self.agents.permits as u64, 1, 65_536),
             ("agents.workers", self.agents.workers as u64, 1, 64),

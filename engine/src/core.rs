@@ -23,7 +23,7 @@ use crate::data_folder::{DataFolder, DataFolderError};
 use crate::digests::{self, DigestRecorder};
 use crate::events::{EventHub, EventLog, EventLogError, EventReader, HubConfig};
 use crate::machine::LedgerMachine;
-use crate::realm_log::{self, Follower, Opened, Opening};
+use crate::realm_log::{self, Follower, Opened, Opening, Place};
 use crate::role::RealmRole;
 use crate::snapshots::{self, SnapshotsError};
 use crate::view::{DigestMark, View};
@@ -159,7 +159,8 @@ pub struct CoreThreads {
 
 impl Core {
     /// Opens the folder, recovers the ledger and, unless the log is to be followed, starts the sequencer. `opening` says
-    /// whether a log that others can reach is taken over; `address` is where others reach this engine.
+    /// whether a log that others can reach is taken over; `address` is where others reach this engine. With a `place` in the
+    /// log, nothing before it is read where the folder has a snapshot of it or of later.
     ///
     /// # Errors
     /// Says which part is damaged, locked or missing, and where.
@@ -167,13 +168,14 @@ impl Core {
         config: &Config,
         opening: Opening,
         address: &str,
+        place: Option<&Place>,
     ) -> Result<(Arc<Core>, CoreThreads, OpenSummary), CoreError> {
         let roles = Roles::from_config(&config.realm).map_err(CoreError::Role)?;
         let folder = DataFolder::open_or_create(&config.data.dir)?;
         let (content, content_report) = PackStore::open(folder.content(), PackConfig::default())?;
         let content = Arc::new(content);
         let flushed_first = content.clone();
-        let (opened_log, log) = realm_log::open(config, &folder, opening, move || {
+        let (opened_log, log) = realm_log::open(config, &folder, opening, place, move || {
             flushed_first.flush().map_err(std::io::Error::other)
         })?;
         let role = Arc::new(RealmRole::new(log.epoch));
@@ -200,9 +202,7 @@ impl Core {
             ));
         }
         let mut events = EventLog::open(&folder.events(), log.last_sequence)?;
-        if config.log.kind == "kafka"
-            && !realm_log::holds(&history, events.last_sequence(), events.opened_hash())?
-        {
+        if config.log.kind == "kafka" && !are_of_the_log(&events, &history, place)? {
             // A replaced leader has written events of blocks that never counted; others have their sequences now.
             notes.push(
                 "the events here tell of blocks that another leader made void; they are made again"
@@ -210,20 +210,34 @@ impl Core {
             );
             events.reset()?;
         }
-        // A snapshot beyond the events would leave a hole in their stream.
-        let usable = log.last_sequence.min(events.last_sequence());
+        let usable = match place_sequence(place) {
+            // The stream begins behind the snapshot; what came before is made again later.
+            Some(sequence) if events.last_sequence() == 0 => sequence,
+            // A snapshot beyond the events would leave a hole in their stream.
+            _ => log.last_sequence.min(events.last_sequence()),
+        };
         let (snapshot, passed_over) = snapshots::newest(&folder.snapshots(), usable)?;
         notes.extend(
             passed_over
                 .iter()
                 .map(|error| format!("passed over: {error}")),
         );
-        let ledger = snapshot.unwrap_or_default();
+        let mut ledger = snapshot.unwrap_or_default();
+        if place_sequence(place).is_some_and(|sequence| ledger.applied_seq() < sequence) {
+            notes.push("no snapshot of this log can be used; everything is read again".into());
+            events.reset()?;
+            ledger = Ledger::default();
+        }
         let snapshot_sequence = ledger.applied_seq();
+        let first_seq = match events.first_sequence()? {
+            Some(first) => first,
+            None => snapshot_sequence + 1,
+        };
         let view = Arc::new(View::new(&ledger));
         let (hub, sender, hub_thread) = EventHub::start(
             &folder.events(),
             events,
+            first_seq,
             log.last_sequence,
             &HubConfig::default(),
         )
@@ -482,6 +496,36 @@ impl CoreThreads {
         }
         Ok(())
     }
+}
+
+/// The last sequence before a place.
+#[cfg(feature = "kafka")]
+fn place_sequence(place: Option<&Place>) -> Option<u64> {
+    place.map(|place| place.sequence)
+}
+
+#[cfg(not(feature = "kafka"))]
+fn place_sequence(_place: Option<&Place>) -> Option<u64> {
+    None
+}
+
+/// Whether the events that were found tell of blocks that count.
+fn are_of_the_log(
+    events: &EventLog,
+    history: &Arc<dyn LogReader>,
+    place: Option<&Place>,
+) -> Result<bool, CoreError> {
+    let (last_sequence, hash) = (events.last_sequence(), events.opened_hash());
+    #[cfg(feature = "kafka")]
+    if let Some(place) = place
+        && last_sequence <= place.sequence
+    {
+        // Nothing before the place is read.
+        return Ok(last_sequence == 0 || (last_sequence == place.sequence && hash == place.hash));
+    }
+    #[cfg(not(feature = "kafka"))]
+    let _ = place;
+    realm_log::holds(history, last_sequence, hash)
 }
 
 /// A new leader on a log that others can reach tells them so at once, before it has recovered: its marker is in the log, and

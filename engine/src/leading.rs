@@ -36,14 +36,16 @@ pub(crate) struct Leading {
 impl Leading {
     /// Opens the realm if it is new, takes commands, and starts what a leader runs. `consumed` is how far the log says that
     /// topics of commands were read.
+    /// `anywhere` says that the realm may have been led from another folder, as where a follower becomes the leader or a
+    /// realm moves.
     ///
     /// # Errors
-    /// When the realm's first command is refused, or settlement cannot begin. A follower that becomes the leader goes on
-    /// without settlement then, because its chain may lie in the folder of the leader before it.
+    /// When the realm's first command is refused, or settlement cannot begin. Who may lead anywhere goes on without
+    /// settlement then, because its chain may lie in the folder of the leader before it.
     pub(crate) async fn begin(
         self,
         consumed: Vec<IngressOffset>,
-        promoted: bool,
+        anywhere: bool,
     ) -> Result<(), ServiceError> {
         let Leading {
             core,
@@ -63,7 +65,7 @@ impl Leading {
         // Opened first where a failure ends the start, and last where clients wait for a new leader.
         let opening = Driver::open(core.clone(), settlement, chain);
         let (mut driver, mut opening) = (None, Some(opening));
-        if !promoted && let Some(opening) = opening.take() {
+        if !anywhere && let Some(opening) = opening.take() {
             driver = Some(opening.await?);
         }
         core.role.set(Role::Leader);

@@ -42,6 +42,9 @@ pub mod dev;
 pub mod digests;
 pub mod events;
 pub mod gateway;
+pub mod history;
+#[cfg(feature = "kafka")]
+pub mod host;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 pub mod latency;

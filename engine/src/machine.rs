@@ -73,6 +73,14 @@ impl LedgerMachine {
         }
     }
 
+    /// A machine that only makes the stream of events again.
+    pub fn telling(ledger: Ledger, events: EventSender) -> LedgerMachine {
+        LedgerMachine {
+            events: Some(events),
+            ..LedgerMachine::bare(ledger)
+        }
+    }
+
     /// The ledger.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger

@@ -29,6 +29,11 @@ pub enum OrphansError {
     /// The stream of events.
     #[error(transparent)]
     Events(#[from] EventLogError),
+    /// What is named by older commands is not known here yet.
+    #[error(
+        "the history before sequence {0} is still being made again; ask again when it is there"
+    )]
+    NoHistory(u64),
     /// What is on its way to the log cannot be waited for.
     #[error("wait for commands that are on their way: {0}")]
     Log(Refused),
@@ -78,6 +83,10 @@ pub fn collect(
 
 /// What is stored now and no command names.
 fn find(core: &Arc<Core>, serving: bool) -> Result<HashSet<Digest>, OrphansError> {
+    let first_seq = core.hub.first_seq();
+    if first_seq > 1 {
+        return Err(OrphansError::NoHistory(first_seq));
+    }
     let mut orphans: HashSet<Digest> = core.content.digests()?.into_iter().collect();
     if serving {
         wait_for_the_door(core)?;

@@ -65,6 +65,13 @@ impl Projector {
         {
             from_sequence = batch.last_sequence + 1;
         }
+        if projected_seq > 0 && from_sequence < core.hub.first_seq() {
+            tracing::warn!(
+                "the events that the store goes on from are not here yet; it is made again"
+            );
+            store.reset()?;
+            (projected_seq, from_sequence) = (0, 1);
+        }
         let mut open_batches = BatchBook::default();
         for (_, row) in store.batches(None, karat_store::Order::NewestFirst, 1024)? {
             if let Ok(batch) = v1::Batch::decode(row) {

@@ -30,6 +30,13 @@ pub type Follower = karat_sequencer::KafkaFollower;
 #[cfg(not(feature = "kafka"))]
 pub type Follower = std::convert::Infallible;
 
+/// A place in a log from which it is read on, so that what lies before is not read.
+#[cfg(feature = "kafka")]
+pub type Place = karat_sequencer::KafkaPlace;
+/// A place in a log; this build has none.
+#[cfg(not(feature = "kafka"))]
+pub type Place = std::convert::Infallible;
+
 /// A log as it was opened.
 pub enum Opened {
     /// To write it.
@@ -63,7 +70,7 @@ impl Opened {
 }
 
 /// Opens the configured log. `flush_content` runs before anything counts as durable, because a durable command must have
-/// durable bytes.
+/// durable bytes. Who leads a log on Kafka and knows a place in it reads only what lies behind it.
 ///
 /// # Errors
 /// Says what is damaged, in use, unreachable, or not as a log needs it.
@@ -71,10 +78,11 @@ pub fn open(
     config: &Config,
     folder: &DataFolder,
     opening: Opening,
+    place: Option<&Place>,
     flush_content: impl Fn() -> std::io::Result<()> + Send + Sync + 'static,
 ) -> Result<(Opened, Recovery), CoreError> {
     if config.log.kind == "kafka" {
-        return open_kafka(config, opening, Arc::new(flush_content));
+        return open_kafka(config, opening, place, Arc::new(flush_content));
     }
     let journal_config = JournalConfig {
         segment_bytes: config.log.segment_bytes,
@@ -119,6 +127,7 @@ pub fn holds(
 fn open_kafka(
     config: &Config,
     opening: Opening,
+    place: Option<&Place>,
     flush_content: karat_sequencer::log::journal::PreFlush,
 ) -> Result<(Opened, Recovery), CoreError> {
     use karat_sequencer::{Clock, KafkaConfig, KafkaFollower, KafkaLog, SystemClock};
@@ -128,7 +137,7 @@ fn open_kafka(
         ..kafka_config(&config.log.kafka, &log_topic(&config.log.kafka, realm))?
     };
     let (log, recovery) = match opening {
-        Opening::Lead => KafkaLog::lead(kafka_config, realm, SystemClock.now_ms())?,
+        Opening::Lead => KafkaLog::lead_from(kafka_config, place, realm, SystemClock.now_ms())?,
         Opening::Read => KafkaLog::open(kafka_config)?,
         Opening::Follow => {
             let follower = KafkaFollower::open(kafka_config, realm)?;
@@ -143,6 +152,7 @@ fn open_kafka(
 fn open_kafka(
     config: &Config,
     _opening: Opening,
+    _place: Option<&Place>,
     _flush_content: karat_sequencer::log::journal::PreFlush,
 ) -> Result<(Opened, Recovery), CoreError> {
     Err(CoreError::LogKind(config.log.kind.clone()))

@@ -12,6 +12,7 @@ use karat_proto::{Code, convert, limits, v1};
 use karat_sequencer::{Ack, LogError};
 use karat_store::{EmbeddedStore, Store, StoreError};
 use thiserror::Error;
+use tokio::net::TcpListener;
 use tokio::sync::watch as signal;
 use tokio::task::JoinHandle;
 
@@ -20,10 +21,11 @@ use crate::config::Config;
 use crate::core::{Core, CoreError, CoreThreads, OpenSummary};
 use crate::digests::DigestRecorder;
 use crate::gateway::{AckTracker, Gateway, GatewayError};
+use crate::history;
 use crate::latency::Latencies;
 use crate::leading::{self, Leading, Tasks};
 use crate::projector::{Projector, ProjectorError};
-use crate::realm_log::Opening;
+use crate::realm_log::{Opening, Place};
 use crate::settlement::{Chain, ChainSetupError, DriverError, Settlement};
 use crate::snapshotter;
 use crate::verifier::{ModelFolders, Verifier};
@@ -110,12 +112,53 @@ pub struct Service {
     behind: Background,
 }
 
+/// How an engine's clients come to it.
+enum Door {
+    /// On a port of its own.
+    Own(TcpListener),
+    /// Through a process that holds several realms; the place in its log is where the engine begins, if one is known.
+    #[cfg_attr(not(feature = "kafka"), allow(dead_code))]
+    Shared(Option<Place>),
+}
+
 impl Service {
     /// Opens everything and begins to serve.
     ///
     /// # Errors
     /// Names the part that cannot be opened, and what to do.
     pub async fn start(config: Config, mode: Mode) -> Result<Service, ServiceError> {
+        // The port first: a second engine on it should not touch anything else.
+        let listener = Gateway::bind(config.gateway.listen).await?;
+        let address = listener.local_addr().map_err(|source| ServiceError::Io {
+            what: "read the port",
+            source,
+        })?;
+        let advertised = leading::advertised(&config, address);
+        Service::open(config, mode, Door::Own(listener), address, advertised).await
+    }
+
+    /// Opens everything in a process that holds several realms, whose clients reach it at `address` and, as others say it,
+    /// at `advertised`; [`Gateway::routes`] answers them. It leads without settling where the chain is not here.
+    ///
+    /// # Errors
+    /// Names the part that cannot be opened, and what to do.
+    #[cfg(feature = "kafka")]
+    pub async fn start_hosted(
+        config: Config,
+        address: SocketAddr,
+        advertised: String,
+        place: Option<Place>,
+    ) -> Result<Service, ServiceError> {
+        Service::open(config, Mode::Full, Door::Shared(place), address, advertised).await
+    }
+
+    async fn open(
+        config: Config,
+        mode: Mode,
+        door: Door,
+        address: SocketAddr,
+        advertised: String,
+    ) -> Result<Service, ServiceError> {
         let folders = match mode {
             Mode::Full => ModelFolders::find(&config.data.models_dir, &config.models.trust())
                 .map_err(ServiceError::Models)?,
@@ -127,22 +170,19 @@ impl Service {
                 "models {dir}: no folder there holds an auditor, and nothing is verified without one; set data.models_dir"
             )));
         }
-        // The port first: a second engine on it should not touch anything else.
-        let listener = Gateway::bind(config.gateway.listen).await?;
-        let address = listener.local_addr().map_err(|source| ServiceError::Io {
-            what: "read the port",
-            source,
-        })?;
+        let (listener, place) = match door {
+            Door::Own(listener) => (Some(listener), None),
+            Door::Shared(place) => (None, place),
+        };
         let opening = config.clone();
         let how = match mode {
             Mode::Full if config.log.follow => Opening::Follow,
             Mode::Full => Opening::Lead,
             Mode::ReadOnly => Opening::Read,
         };
-        let advertised = leading::advertised(&config, address);
         let told = advertised.clone();
         let (core, mut threads, opened) =
-            tokio::task::spawn_blocking(move || Core::open(&opening, how, &told))
+            tokio::task::spawn_blocking(move || Core::open(&opening, how, &told, place.as_ref()))
                 .await
                 .map_err(|error| ServiceError::Failed(error.to_string()))??;
         if mode == Mode::Full {
@@ -240,7 +280,8 @@ impl Service {
             };
             match threads.followed.take() {
                 None => {
-                    let begun = leading.begin(opened.log.ingress.clone(), false).await;
+                    let anywhere = listener.is_none();
+                    let begun = leading.begin(opened.log.ingress.clone(), anywhere).await;
                     if let Err(error) = begun {
                         // They hold the folder open.
                         tasks.lock().drain(..).for_each(|(_, task)| task.abort());
@@ -259,10 +300,21 @@ impl Service {
                 Some(followed) => match *followed.follower {},
             }
         }
-        let serving = gateway.clone();
-        let serve =
-            async move { report("the gateway", &fail, serving.serve(listener, stopped).await) };
-        start("gateway", tokio::spawn(serve));
+        if core.hub.first_seq() > 1 && mode == Mode::Full {
+            let (filling, stops) = (core.clone(), stopped.clone());
+            let fill = behind.spawn_blocking(move || {
+                if let Err(error) = history::fill(&filling, &stops) {
+                    tracing::error!(%error, "lists and histories stay behind until the next start");
+                }
+            });
+            start("history", fill);
+        }
+        if let Some(listener) = listener {
+            let serving = gateway.clone();
+            let serve =
+                async move { report("the gateway", &fail, serving.serve(listener, stopped).await) };
+            start("gateway", tokio::spawn(serve));
+        }
         if mode == Mode::Full {
             behind.step_back();
         }

@@ -22,6 +22,7 @@ fn help(command: &[String]) -> String {
         .arg("--help")
         .env_remove("KARAT_SERVER")
         .env_remove("KARAT_DATA")
+        .env_remove("KARAT_REALM")
         .output()
         .unwrap();
     assert!(output.status.success(), "karat {command:?} --help failed");

@@ -103,6 +103,10 @@ codes! {
     Unavailable = 105, Unavailable, "reconnect and send the same command again; its id makes that safe";
     /// This engine follows another one, which leads.
     NotLeader = 106, FailedPrecondition, "send the same command to the leader; the message names it where it is known";
+    /// Another process leads the realm, or none does at the moment.
+    RealmElsewhere = 107, FailedPrecondition, "send the same request to the process that the message names; where it names none, ask again after karat-retry-after-ms";
+    /// The process knows no such realm, or the request names none.
+    UnknownRealm = 108, NotFound, "name one of the group's realms in the metadata header karat-realm";
 
     /// No such asset.
     UnknownAsset = 200, NotFound, "check the asset's number";

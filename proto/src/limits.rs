@@ -14,6 +14,8 @@ pub const CONTENT_BYTES_MAX: usize = 512 * 1024;
 pub const IMAGE_SIDE_MAX: u32 = 1024;
 /// Most bytes of one gRPC message that is received.
 pub const MESSAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Realms of a group of hosts.
+pub const HOST_REALMS_MAX: usize = 1024;
 /// Most traits of a collection.
 pub const TRAITS_MAX: usize = 16;
 /// Most values of one trait.

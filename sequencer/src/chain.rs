@@ -106,6 +106,16 @@ impl Chain {
         }
     }
 
+    /// With what the blocks before said of the realm and of ingress, rising by topic and partition.
+    #[must_use]
+    pub fn of_realm(self, realm: String, ingress: Vec<IngressOffset>) -> Self {
+        Self {
+            realm: Some(realm),
+            ingress,
+            ..self
+        }
+    }
+
     /// Checks the next block of `count` commands and moves on.
     pub fn accept(
         &mut self,

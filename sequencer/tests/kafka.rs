@@ -15,8 +15,9 @@ use common::{Memory, PATIENCE, answer, body, folder, start_with, submit};
 use futures::executor::block_on;
 use karat_sequencer::log::kafka::{KafkaFaults, KafkaStep};
 use karat_sequencer::{
-    Ack, Journal, JournalConfig, KafkaConfig, KafkaError, KafkaLog, LogError, ManualClock,
-    ReadError, Recovery, SequencerConfig, SequencerHandle, SubmitError, read_blocks, replay,
+    Ack, Journal, JournalConfig, KafkaConfig, KafkaError, KafkaLog, KafkaPlace, Log, LogError,
+    ManualClock, ReadError, Recovery, SequencerConfig, SequencerHandle, SubmitError, read_blocks,
+    replay,
 };
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -414,4 +415,80 @@ fn a_topic_made_again_under_a_leader_ends_it_and_nothing_is_acknowledged_into_it
             assert!(answer(&received).is_err());
         }
     }
+}
+
+#[test]
+fn who_knows_a_place_reads_only_what_lies_behind_it_and_leads_the_same_log() {
+    if !is_there() {
+        return;
+    }
+    let config = config("place");
+    let (first, _) = lead(&config);
+    for index in 0..20 {
+        answer(&submit(&first, &[body(index, 20)], Ack::Durable)).unwrap();
+    }
+    first.stop().unwrap();
+    let (second, _) = lead(&config);
+    foreign_message(&config, b"foreign");
+    for index in 20..30 {
+        answer(&submit(&second, &[body(index, 20)], Ack::Durable)).unwrap();
+    }
+    second.stop().unwrap();
+
+    // One place from the head, the next from there; none inside a block or behind the end.
+    let tenth = KafkaPlace::find(config.clone(), None, 10).unwrap().unwrap();
+    let place = KafkaPlace::find(config.clone(), Some(&tenth), 25).unwrap();
+    let place = place.unwrap();
+    assert_eq!(
+        KafkaPlace::find(config.clone(), None, 25).unwrap(),
+        Some(place.clone())
+    );
+    assert_eq!((tenth.epoch, place.epoch, place.sequence), (1, 2, 25));
+    assert_eq!(
+        KafkaPlace::find(config.clone(), Some(&place), 31).unwrap(),
+        None
+    );
+
+    let (log, recovery) = KafkaLog::lead_from(config.clone(), Some(&place), "test", 5_000).unwrap();
+    // Five blocks and the marker.
+    assert_eq!(
+        (recovery.blocks, recovery.last_sequence, recovery.epoch),
+        (6, 30, 3)
+    );
+    let reader = log.reader();
+    let behind: Vec<u64> = reader
+        .read(26)
+        .unwrap()
+        .map(|block| block.unwrap())
+        .filter(|block| !block.is_epoch_marker())
+        .map(|block| block.header.first_sequence)
+        .collect();
+    assert_eq!(behind, [26, 27, 28, 29, 30]);
+    assert_eq!(
+        reader.read(1).unwrap().filter(|one| one.is_ok()).count(),
+        33
+    );
+    let sequencer = SequencerConfig {
+        epoch: recovery.epoch,
+        ..SequencerConfig::new("test")
+    };
+    let third = start_with(sequencer, log, &recovery, ManualClock::new(5_000));
+    answer(&submit(&third, &[body(30, 20)], Ack::Durable)).unwrap();
+    third.stop().unwrap();
+    assert_eq!(history(&config).1.commands, 31);
+
+    // A place of another log, and one behind the end, are refused before anything is written.
+    let other = common::kafka::config("other-place");
+    let (short, _) = lead(&other);
+    answer(&submit(&short, &[body(1, 20)], Ack::Durable)).unwrap();
+    short.stop().unwrap();
+    let elsewhere = KafkaPlace {
+        block_offset: 1,
+        ..place.clone()
+    };
+    for wrong in [&elsewhere, &place] {
+        let refused = KafkaLog::lead_from(other.clone(), Some(wrong), "test", 5_000);
+        assert!(matches!(refused.err(), Some(KafkaError::Place { .. })));
+    }
+    assert_eq!(history(&other).1.markers, 1);
 }

@@ -11,6 +11,7 @@ mod content;
 mod describe;
 mod dev;
 mod dlq;
+mod host;
 mod log;
 mod model;
 mod model_key;
@@ -98,6 +99,9 @@ pub struct Common {
         env = "KARAT_SERVER"
     )]
     pub server: String,
+    /// Realm, where the server is a host of several
+    #[arg(long, global = true, env = "KARAT_REALM")]
+    pub realm: Option<String>,
     /// Data folder: `dev` runs on it; other commands read it directly when no engine runs on it
     #[arg(long, global = true, env = "KARAT_DATA")]
     pub data: Option<PathBuf>,
@@ -112,8 +116,12 @@ enum Command {
     Dev(dev::DevArgs),
     /// Run the engine alone
     Serve(serve::ServeArgs),
-    /// Positions, counts and latencies of a running engine
-    #[command(after_help = "Example: karat status --json")]
+    /// Run many realms in one process, shared with other such processes over Kafka
+    Host(host::HostArgs),
+    /// Positions, counts and latencies of a running engine; of a host, which realms are where
+    #[command(
+        after_help = "Examples: karat status --json; of one realm of a host: karat --realm NAME status"
+    )]
     Status,
     /// Look at assets
     #[command(subcommand)]
@@ -186,6 +194,7 @@ async fn run(cli: Cli) -> Result<(), CliError> {
     match cli.command {
         Command::Dev(args) => dev::run(&common, args).await,
         Command::Serve(args) => serve::run(&common, args).await,
+        Command::Host(args) => host::run(&common, args).await,
         Command::Status => status::run(&common).await,
         Command::Asset(command) => asset::run(&common, command).await,
         Command::Batch(command) => batch::run(&common, command).await,

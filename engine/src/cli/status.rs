@@ -8,6 +8,16 @@ use super::{Backend, CliError, Common, describe, hexadecimal, print_json};
 /// Runs the command.
 pub async fn run(common: &Common) -> Result<(), CliError> {
     let mut backend = Backend::open(common).await?;
+    if common.realm.is_none()
+        && let Some(shown) = host(&mut backend).await?
+    {
+        if common.json {
+            print_json(&shown)
+        } else {
+            say!("{}", describe::lines(&shown, 0))
+        }
+        return Ok(());
+    }
     let status = backend
         .operator
         .get_status(v1::GetStatusRequest {})
@@ -20,6 +30,41 @@ pub async fn run(common: &Common) -> Result<(), CliError> {
         say!("{}", describe::lines(&shown, 0))
     }
     Ok(())
+}
+
+/// Which realms of a host are where; `None` of a single engine, which has no such service.
+async fn host(backend: &mut Backend) -> Result<Option<Value>, CliError> {
+    let found = match backend.host.list_realms(v1::ListRealmsRequest {}).await {
+        Ok(found) => found.into_inner(),
+        Err(status) if status.code() == tonic::Code::Unimplemented => return Ok(None),
+        Err(status) => return Err(status.into()),
+    };
+    let state = |one: &v1::HostedRealm| describe::lower(one.state().as_str_name(), "HOSTED_STATE_");
+    let held = found.realms.iter().filter(|one| state(one) == "leading");
+    let held = held.count();
+    let realms: serde_json::Map<String, Value> = found
+        .realms
+        .iter()
+        .map(|one| {
+            let shown = json!({
+                "state": state(one),
+                "leader": one.leader,
+                "epoch": one.epoch,
+                "applied_seq": one.applied_seq,
+                "snapshot_seq": one.snapshot_seq,
+                "note": one.note,
+            });
+            (one.realm.clone(), shown)
+        })
+        .collect();
+    Ok(Some(json!({
+        "host": found.address,
+        "group": found.group,
+        "leading": held,
+        "realms_max": found.realms_max,
+        "resident_bytes": found.resident_bytes,
+        "realms": realms,
+    })))
 }
 
 /// Where the drift of a collection stands, in a word.

@@ -58,6 +58,8 @@ struct Ring {
 pub struct EventHub {
     dir: PathBuf,
     ring: Mutex<Ring>,
+    /// First sequence of the stream that is here.
+    first_seq: AtomicU64,
     written_seq: AtomicU64,
     durable_seq: AtomicU64,
     /// Moves whenever one of the two positions moves.
@@ -66,13 +68,15 @@ pub struct EventHub {
 }
 
 impl EventHub {
-    /// Starts the hub's thread over an open event log. The thread ends when every sender is gone.
+    /// Starts the hub's thread over an open event log whose stream begins at `first_seq`. The thread ends when every sender
+    /// is gone.
     ///
     /// # Errors
     /// When no thread can be started.
     pub fn start(
         dir: &Path,
         log: EventLog,
+        first_seq: u64,
         durable_seq: u64,
         config: &HubConfig,
     ) -> std::io::Result<(Arc<EventHub>, EventSender, JoinHandle<EventLog>)> {
@@ -80,7 +84,8 @@ impl EventHub {
         let hub = Arc::new(EventHub {
             dir: dir.to_owned(),
             ring: Mutex::new(Ring::default()),
-            written_seq: AtomicU64::new(log.last_sequence()),
+            first_seq: AtomicU64::new(first_seq),
+            written_seq: AtomicU64::new(log.last_sequence().max(first_seq - 1)),
             durable_seq: AtomicU64::new(durable_seq),
             moved: watch::channel(()).0,
             failure: Mutex::new(None),
@@ -148,6 +153,17 @@ impl EventHub {
         if self.durable_seq.fetch_max(sequence, Ordering::AcqRel) < sequence {
             self.moved.send_replace(());
         }
+    }
+
+    /// First sequence whose events can be read: above 1 while the history before a snapshot of others is made again.
+    pub fn first_seq(&self) -> u64 {
+        self.first_seq.load(Ordering::Acquire)
+    }
+
+    /// What came before is here now.
+    pub fn set_first(&self, sequence: u64) {
+        self.first_seq.store(sequence, Ordering::Release);
+        self.moved.send_replace(());
     }
 
     /// Last sequence whose events can be read.

@@ -150,6 +150,14 @@ impl EventLog {
         self.last_sequence
     }
 
+    /// First sequence that is in it; `None` when it is empty. Above 1 where an engine began with a snapshot of others.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn first_sequence(&self) -> Result<Option<u64>, EventLogError> {
+        Ok(segments(&self.dir)?.first().map(|(first, _)| *first))
+    }
+
     /// Hash of the command log's block that the last one here tells of, as it was found when this was opened.
     pub fn opened_hash(&self) -> [u8; 32] {
         self.last_hash
@@ -214,6 +222,19 @@ impl EventLog {
         }
         self.buffer = buffer;
         Ok(())
+    }
+
+    /// Moves the segments of another log of events, which ends where this folder's begins, in front of this folder's. Stopped
+    /// half way it leaves a stream without gaps.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn put_before(self, dir: &Path) -> Result<(), EventLogError> {
+        // The last one first, so that whatever is there follows on.
+        for (first, path) in segments(&self.dir)?.into_iter().rev() {
+            fs::rename(&path, segment_path(dir, first)).map_err(io_error(&path))?;
+        }
+        fs::remove_dir_all(&self.dir).map_err(io_error(&self.dir))
     }
 
     /// Makes what was appended durable.

@@ -59,7 +59,8 @@ impl EventReader {
     /// When the event log cannot be read.
     pub fn read(&mut self, events_max: usize) -> Result<Vec<Arc<BlockEvents>>, EventLogError> {
         let to_sequence = self.available_seq();
-        if to_sequence < self.next_sequence {
+        // What is not made again yet is waited for: a stream has no gaps.
+        if to_sequence < self.next_sequence || self.next_sequence < self.hub.first_seq() {
             return Ok(Vec::new());
         }
         let mut blocks = match self
@@ -201,7 +202,7 @@ mod tests {
             memory_bytes: 1,
             ..HubConfig::default()
         };
-        let (hub, sender, thread) = EventHub::start(folder.path(), log, 30, &config).unwrap();
+        let (hub, sender, thread) = EventHub::start(folder.path(), log, 1, 30, &config).unwrap();
         for first_sequence in (1..=28).step_by(3) {
             assert!(sender.send(Arc::new(block(first_sequence))));
         }
@@ -222,7 +223,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let log = EventLog::open(folder.path(), 0).unwrap();
         let (hub, sender, thread) =
-            EventHub::start(folder.path(), log, 0, &HubConfig::default()).unwrap();
+            EventHub::start(folder.path(), log, 1, 0, &HubConfig::default()).unwrap();
         assert!(sender.send(Arc::new(block(1))));
         assert!(sender.send(Arc::new(block(4))));
         drop(sender);

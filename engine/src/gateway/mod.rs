@@ -26,8 +26,10 @@ use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch as signal};
+use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::{Response, Status};
+use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 
 use self::connections::ConnectionThreads;
 pub use acks::AckTracker;
@@ -173,6 +175,22 @@ impl Gateway {
             .map_err(|source| GatewayError::Listen { address, source })
     }
 
+    /// What answers the realm's requests.
+    pub fn routes(self: &Arc<Self>) -> Routes {
+        let ledger = LedgerServer::new(ledger_service::LedgerService {
+            gateway: self.clone(),
+        })
+        .max_decoding_message_size(limits::MESSAGE_BYTES_MAX);
+        let edge = EdgeServer::new(edge_service::EdgeService {
+            gateway: self.clone(),
+        })
+        .max_decoding_message_size(limits::MESSAGE_BYTES_MAX);
+        let operator = OperatorServer::new(operator_service::OperatorService {
+            gateway: self.clone(),
+        });
+        Routes::new(ledger).add_service(edge).add_service(operator)
+    }
+
     /// Serves until `stop` is set; then no new stream is taken, and open ones get two seconds to end.
     ///
     /// # Errors
@@ -192,31 +210,9 @@ impl Gateway {
         health_reporter
             .set_serving::<OperatorServer<operator_service::OperatorService>>()
             .await;
-        let reflection = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(v1::DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            .build_v1()?;
-        let ledger = LedgerServer::new(ledger_service::LedgerService {
-            gateway: self.clone(),
-        })
-        .max_decoding_message_size(limits::MESSAGE_BYTES_MAX);
-        let edge = EdgeServer::new(edge_service::EdgeService {
-            gateway: self.clone(),
-        })
-        .max_decoding_message_size(limits::MESSAGE_BYTES_MAX);
-        let operator = OperatorServer::new(operator_service::OperatorService {
-            gateway: self.clone(),
-        });
-        let router = Server::builder()
-            .initial_connection_window_size(WINDOW_BYTES)
-            .initial_stream_window_size(WINDOW_BYTES)
-            .max_concurrent_streams(self.core.config.gateway.streams_a_connection_max)
-            .http2_keepalive_interval(Some(Duration::from_secs(20)))
-            .add_service(health)
-            .add_service(reflection)
-            .add_service(ledger)
-            .add_service(edge)
-            .add_service(operator);
+        let reflection = reflection()?;
+        let router = server(self.core.config.gateway.streams_a_connection_max)
+            .add_routes(self.routes().add_service(health).add_service(reflection));
         let threads = match self.core.config.gateway.threads {
             0 => connections::threads_by_processors(),
             threads => threads,
@@ -225,6 +221,23 @@ impl Gateway {
             .accept(listener, stop)
             .await
     }
+}
+
+/// The server of a port, as every port here is served; whoever accepts its connections sets their delay off.
+pub(crate) fn server(streams_a_connection_max: u32) -> Server {
+    Server::builder()
+        .initial_connection_window_size(WINDOW_BYTES)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .max_concurrent_streams(streams_a_connection_max)
+        .http2_keepalive_interval(Some(Duration::from_secs(20)))
+}
+
+/// Answers what this program's services are.
+pub(crate) fn reflection() -> Result<ServerReflectionServer<impl ServerReflection>, GatewayError> {
+    Ok(tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(v1::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()?)
 }
 
 /// How old what a follower shows may be.

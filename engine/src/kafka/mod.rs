@@ -6,12 +6,16 @@
 //! | `<prefix>.<realm>.events` | this engine | a protobuf `karat.v1.Event`; its place is in the key and the headers |
 //! | `<prefix>.<realm>.dead-letters` | this engine | the bytes of a message that was not taken or was refused; why is in the headers |
 //! | `<prefix>.<realm>.leader` | the leader | a sign of life as JSON |
+//! | `<prefix>.<realm>.snapshots` | the leader in a host | pieces of snapshots, and what they are pieces of as JSON |
 
 pub mod dead_letters;
+pub mod directory;
 mod events;
 pub mod follower;
+pub mod group;
 mod ingress;
 pub mod lease;
+pub mod snapshots;
 mod topics;
 
 use std::sync::Arc;
@@ -68,6 +72,24 @@ pub enum KafkaPartError {
     /// The log takes nothing more.
     #[error("the log takes no more commands: {0}")]
     Closed(String),
+    /// A snapshot that lies on a topic cannot be used.
+    #[error("snapshot of sequence {sequence} on {topic}: {reason}")]
+    Snapshot {
+        /// Which topic.
+        topic: String,
+        /// Its sequence.
+        sequence: u64,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A file.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// Which.
+        path: std::path::PathBuf,
+        /// Cause.
+        source: std::io::Error,
+    },
     /// A thread could not be started, or panicked.
     #[error("the thread of {0} ended early")]
     Thread(&'static str),

@@ -88,7 +88,7 @@ impl Topics {
     }
 
     /// What every client of these topics is told.
-    pub(super) fn client(&self) -> ClientConfig {
+    pub(crate) fn client(&self) -> ClientConfig {
         self.client.clone()
     }
 

@@ -1,6 +1,8 @@
 //! A real engine in a folder of its own, on a port of its own, and clients that speak gRPC to it.
 #![allow(dead_code, missing_docs, clippy::unwrap_used, clippy::panic)]
 
+pub mod process;
+
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;

@@ -1,20 +1,18 @@
 //! Engines as processes of their own on one realm, each with its own folder.
 
-use std::io::{BufRead, BufReader};
+use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Arc;
 
 use karat_engine::config::Config;
 use karat_proto::v1;
 use karat_proto::v1::ledger_client::LedgerClient;
 use karat_proto::v1::operator_client::OperatorClient;
 use karat_proto::v1::{AckLevel, RealmRole};
-use parking_lot::Mutex;
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
 
 use super::broker;
+use super::common::process::Process;
 use super::common::{self, account, command, eventually};
 
 /// A realm on the broker that nobody else uses.
@@ -47,60 +45,30 @@ impl Realm {
     }
 }
 
-/// A process. It is killed when it goes out of scope.
+/// A process of an engine.
 pub struct Engine {
-    child: Child,
-    said: Arc<Mutex<String>>,
+    process: Process,
     pub data: PathBuf,
 }
 
-impl Drop for Engine {
-    fn drop(&mut self) {
-        self.kill();
+impl Deref for Engine {
+    type Target = Process;
+
+    fn deref(&self) -> &Process {
+        &self.process
     }
 }
 
-/// Where the engine said last that it listens: one that begins anew takes another port.
-fn address_in(said: &str) -> Option<String> {
-    let line = said.lines().rfind(|line| line.contains(" (gRPC)"))?;
-    let (_, rest) = line.split_once(" at ")?;
-    Some(rest.split_once(" (gRPC)")?.0.to_owned())
+impl DerefMut for Engine {
+    fn deref_mut(&mut self) -> &mut Process {
+        &mut self.process
+    }
 }
 
 impl Engine {
     fn start(config: &Path, data: PathBuf, arguments: &[&str]) -> Engine {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_karat"))
-            .arg("serve")
-            .arg("--config")
-            .arg(config)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let stderr = child.stderr.take().unwrap();
-        let said = Arc::new(Mutex::new(String::new()));
-        let saying = said.clone();
-        // Ends with the process.
-        std::thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                let mut said = saying.lock();
-                said.push_str(&line);
-                said.push('\n');
-            }
-        });
-        Engine { child, said, data }
-    }
-
-    /// Everything that the engine wrote for people.
-    pub fn said(&self) -> String {
-        self.said.lock().clone()
-    }
-
-    /// Where it listens now.
-    pub fn address(&self) -> Option<String> {
-        address_in(&self.said())
+        let process = Process::start("serve", config, arguments);
+        Engine { process, data }
     }
 
     async fn channel(&self) -> Option<Channel> {
@@ -151,32 +119,6 @@ impl Engine {
         };
         let answer = self.ledger().await?.get_account(request).await.ok()?;
         Some(answer.into_inner().balance)
-    }
-
-    /// Sends a signal by its name.
-    pub fn signal(&self, name: &str) {
-        let done = Command::new("kill")
-            .arg(format!("-{name}"))
-            .arg(self.child.id().to_string())
-            .status()
-            .unwrap();
-        assert!(done.success());
-    }
-
-    /// Ends it at once.
-    pub fn kill(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-
-    /// Until the process has ended.
-    pub async fn until_ended(&mut self) -> ExitStatus {
-        let child = Mutex::new(&mut self.child);
-        eventually("the end of the process", || {
-            let ended = child.lock().try_wait().unwrap();
-            async move { ended }
-        })
-        .await
     }
 }
 

@@ -52,6 +52,16 @@ pub enum KafkaError {
         /// The topic.
         target: String,
     },
+    /// A place from which the log was to be read on is not in it.
+    #[error("{target} cannot be read on from offset {offset}: {reason}")]
+    Place {
+        /// The topic.
+        target: String,
+        /// The offset of the block before the place.
+        offset: i64,
+        /// What was found.
+        reason: String,
+    },
     /// The log cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),

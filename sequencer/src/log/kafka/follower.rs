@@ -56,7 +56,7 @@ pub struct KafkaFollower {
 impl KafkaFollower {
     /// Opens a topic, which is made if it is not there, and reads all of it; [`next`](Self::next) goes on behind that.
     pub fn open(config: KafkaConfig, realm: &str) -> Result<Self, KafkaError> {
-        let (log, scan) = KafkaLog::open_scanned(config)?;
+        let (log, scan) = KafkaLog::open_scanned(config, None)?;
         scan.check_realm(&log.topic, realm)?;
         let config = &log.topic.config;
         let tail: BaseConsumer = config

@@ -30,12 +30,14 @@ mod delivery;
 mod error;
 mod follower;
 mod index;
+mod place;
 mod reading;
 mod topic;
 
 pub use config::{KafkaConfig, KafkaFaults, KafkaStep};
 pub use error::KafkaError;
 pub use follower::{Followed, KafkaFollower};
+pub use place::KafkaPlace;
 
 /// How long the polling thread waits for an answer before it looks whether it should end.
 const POLL: Duration = Duration::from_millis(50);
@@ -65,6 +67,20 @@ struct Scan {
 }
 
 impl Scan {
+    /// Before the first message of a topic that begins at this offset.
+    fn at_head(low: i64) -> Scan {
+        Scan {
+            // Retention took the head: the first block is believed, and a machine needs a snapshot to begin with.
+            chain: if low == 0 {
+                Chain::genesis()
+            } else {
+                Chain::unknown()
+            },
+            blocks: 0,
+            next_offset: low,
+        }
+    }
+
     fn recovery(&self) -> Recovery {
         Recovery::from_chain(&self.chain, self.blocks, None)
     }
@@ -92,7 +108,7 @@ impl KafkaLog {
     /// Opens a topic, which is made if it is not there, and reads all of it. Waits for the brokers at most the configured
     /// time. It leads nobody: use it where one writer is certain, otherwise [`lead`](Self::lead).
     pub fn open(config: KafkaConfig) -> Result<(Self, Recovery), KafkaError> {
-        let (log, scan) = Self::open_scanned(config)?;
+        let (log, scan) = Self::open_scanned(config, None)?;
         Ok((log, scan.recovery()))
     }
 
@@ -106,7 +122,18 @@ impl KafkaLog {
         realm: &str,
         now_ms: u64,
     ) -> Result<(Self, Recovery), KafkaError> {
-        let (mut log, mut scan) = Self::open_scanned(config)?;
+        Self::lead_from(config, None, realm, now_ms)
+    }
+
+    /// As [`lead`](Self::lead), for who knows a place in the log: only what lies behind it is read. `blocks` of the recovery
+    /// counts those. A place that is not in this log is refused with [`KafkaError::Place`], and nothing was written then.
+    pub fn lead_from(
+        config: KafkaConfig,
+        place: Option<&KafkaPlace>,
+        realm: &str,
+        now_ms: u64,
+    ) -> Result<(Self, Recovery), KafkaError> {
+        let (mut log, mut scan) = Self::open_scanned(config, place)?;
         scan.check_realm(&log.topic, realm)?;
         log.take_over(&mut scan, realm, now_ms)?;
         Ok((log, scan.recovery()))
@@ -116,14 +143,22 @@ impl KafkaLog {
     pub fn read_only(config: KafkaConfig) -> Result<(Arc<dyn LogReader>, Recovery), KafkaError> {
         topic::ensure(&config, false)?;
         let topic = Topic::new(config);
-        let scan = scan(&topic)?;
+        let scan = scan(&topic, None)?;
         Ok((Arc::new(TopicReader { topic, end: None }), scan.recovery()))
     }
 
-    fn open_scanned(config: KafkaConfig) -> Result<(Self, Scan), KafkaError> {
+    /// Makes the topic if it is not there, or checks that it is as a log needs it. Waits as [`open`](Self::open) does.
+    pub fn ensure_topic(config: &KafkaConfig) -> Result<(), KafkaError> {
+        topic::ensure(config, true)
+    }
+
+    fn open_scanned(
+        config: KafkaConfig,
+        place: Option<&KafkaPlace>,
+    ) -> Result<(Self, Scan), KafkaError> {
         topic::ensure(&config, true)?;
         let topic = Topic::new(config);
-        let scan = scan(&topic)?;
+        let scan = scan(&topic, place)?;
         let last_sequence = scan.chain.last_sequence();
         let progress = Progress::new(last_sequence);
         let thread_error = |source| KafkaError::Thread {
@@ -461,20 +496,14 @@ fn poll(producer: &BaseProducer<Deliveries>, stop: &AtomicBool) {
     }
 }
 
-/// Reads everything that is there.
-fn scan(topic: &Arc<Topic>) -> Result<Scan, KafkaError> {
+/// Reads everything that is there, from a place on if there is one.
+fn scan(topic: &Arc<Topic>, place: Option<&KafkaPlace>) -> Result<Scan, KafkaError> {
     let (low, high) = topic.watermarks(topic.config.read_wait_max)?;
-    let mut scan = Scan {
-        // Retention took the head: the first block is believed, and a machine needs a snapshot to begin with.
-        chain: if low == 0 {
-            Chain::genesis()
-        } else {
-            Chain::unknown()
-        },
-        blocks: 0,
-        next_offset: low,
+    let mut scan = match place {
+        Some(place) => place.scan(topic, low, high)?,
+        None => Scan::at_head(low),
     };
-    for found in topic.messages(low, high)? {
+    for found in topic.messages(scan.next_offset, high)? {
         let found = found?;
         scan.next_offset = found.offset + 1;
         match found.bytes {

@@ -1,0 +1,148 @@
+//! A consumer group whose members share realms: who is assigned a realm's log bids for the realm.
+//!
+//! The topics subscribed to are the realms' logs, with one partition each. Nothing is read of them here: their partitions are
+//! paused. The assignor is the cooperative sticky one: it counts partitions over all topics, so that topics with one
+//! partition spread; what stays with a member is not touched when another one comes; and what moves is given up first
+//! and assigned after that.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance};
+
+use super::KafkaPartError;
+use super::topics::TopicsError;
+
+/// How long one look for news of the group takes, before it is looked whether to leave.
+const LOOK: Duration = Duration::from_millis(100);
+/// A member that is silent for so long while it gives something up is taken for hung and loses everything.
+const GIVING_UP_MAX_MS: u64 = 300_000;
+
+/// What the group says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// These topics are this member's as well.
+    Assigned(Vec<String>),
+    /// These are to be given up. The group waits until the call returns, then gives them to others.
+    Revoked(Vec<String>),
+}
+
+/// How to be a member.
+pub struct Membership<'a> {
+    /// The clients' settings.
+    pub client: ClientConfig,
+    /// The group.
+    pub group: &'a str,
+    /// A member that is not heard for so long is taken for dead.
+    pub session_timeout_ms: u64,
+    /// What the members share.
+    pub topics: &'a [String],
+}
+
+/// A member of a group. It leaves when it is dropped, which gives everything up first.
+pub struct Member {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Member {
+    /// Joins; `told` runs on the member's thread with every change, one after the other.
+    ///
+    /// # Errors
+    /// When no client can be made with these settings, or no thread be started.
+    pub fn join(
+        membership: Membership<'_>,
+        told: impl Fn(Change) + Send + Sync + 'static,
+    ) -> Result<Member, KafkaPartError> {
+        let timeout_ms = membership.session_timeout_ms;
+        let mut client = membership.client;
+        client
+            .set("group.id", membership.group)
+            .set("partition.assignment.strategy", "cooperative-sticky")
+            .set("session.timeout.ms", timeout_ms.to_string())
+            .set("heartbeat.interval.ms", (timeout_ms / 6).to_string())
+            .set(
+                "max.poll.interval.ms",
+                GIVING_UP_MAX_MS.max(timeout_ms).to_string(),
+            )
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            // Until the pause takes hold nothing old is fetched.
+            .set("auto.offset.reset", "latest")
+            .set("queued.max.messages.kbytes", "1024")
+            // Topics that are made later are seen this soon.
+            .set("topic.metadata.refresh.interval.ms", "10000");
+        let context = Context {
+            told: Box::new(told),
+        };
+        let consumer: BaseConsumer<Context> = client
+            .create_with_context(context)
+            .map_err(TopicsError::Client)?;
+        let topics: Vec<&str> = membership.topics.iter().map(String::as_str).collect();
+        consumer.subscribe(&topics).map_err(TopicsError::Client)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let thread = std::thread::Builder::new()
+            .name("karat-group".to_owned())
+            .spawn(move || {
+                while !stopped.load(Ordering::SeqCst) {
+                    if let Some(Err(error)) = consumer.poll(LOOK) {
+                        // It is tried again inside; meanwhile everybody keeps what they have.
+                        tracing::warn!(%error, "the group of hosts");
+                    }
+                }
+                // Leaving gives everything up, which `told` is told of.
+                drop(consumer);
+            })
+            .map_err(|_| KafkaPartError::Thread("the group"))?;
+        Ok(Member {
+            stop,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        if let Some(thread) = self.thread.take() {
+            // Its panic was its own report.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Context {
+    told: Box<dyn Fn(Change) + Send + Sync>,
+}
+
+fn topics_of(list: &rdkafka::TopicPartitionList) -> Vec<String> {
+    let elements = list.elements();
+    elements.iter().map(|one| one.topic().to_owned()).collect()
+}
+
+impl ClientContext for Context {}
+
+impl ConsumerContext for Context {
+    fn pre_rebalance(&self, _consumer: &BaseConsumer<Self>, change: &Rebalance<'_>) {
+        match change {
+            Rebalance::Revoke(list) => (self.told)(Change::Revoked(topics_of(list))),
+            Rebalance::Assign(_) => {}
+            Rebalance::Error(error) => tracing::warn!(%error, "the group of hosts"),
+        }
+    }
+
+    fn post_rebalance(&self, consumer: &BaseConsumer<Self>, change: &Rebalance<'_>) {
+        if let Rebalance::Assign(list) = change {
+            if let Err(error) = consumer.pause(list) {
+                // What comes is passed over, at the cost of reading it.
+                tracing::warn!(%error, "the logs are not paused for the group");
+            }
+            (self.told)(Change::Assigned(topics_of(list)));
+        }
+    }
+}
