@@ -82,11 +82,9 @@ pub fn run(args: &RunArgs) -> Result<Outcome, LoadError> {
         let ready = prepare(channel.clone(), load, &file, operator, verdict, run).await?;
         // After setup, so that a target which cannot be loaded is known at once; before the run, on the same warm process.
         let floor = match floor_seconds {
-            // The echo speaks gRPC alone.
-            _ if load.mode == Mode::Kafka => None,
             0 => None,
             seconds => Some(Box::new(
-                drive_floor(&short(load, seconds), None).await?.report,
+                floor_beside(&wire, &short(load, seconds)).await?.report,
             )),
         };
         let Ready {
@@ -196,6 +194,26 @@ pub fn echo(args: &EchoArgs) -> Result<(), LoadError> {
     println!("{}", floor.target());
     floor.wait();
     Ok(())
+}
+
+/// The floor of a run that travels like this: an echo for gRPC, a topic that nobody reads for Kafka.
+async fn floor_beside(wire: &Wire, args: &LoadArgs) -> Result<Outcome, LoadError> {
+    match wire {
+        Wire::Grpc(_) => drive_floor(args, None).await,
+        #[cfg(feature = "kafka")]
+        Wire::Kafka(connection) => {
+            let run = fresh_run_id();
+            let topic = crate::kafka::floor::FloorTopic::make(connection, run).await?;
+            let wire = Wire::KafkaFloor(topic);
+            let driven = drive_nowhere(&wire, args, "a topic that nobody reads", run).await;
+            if let Wire::KafkaFloor(topic) = wire {
+                topic.delete().await?;
+            }
+            driven
+        }
+        #[cfg(feature = "kafka")]
+        Wire::KafkaFloor(_) => Err(LoadError::Arguments("a floor has no floor".into())),
+    }
 }
 
 async fn drive_floor(args: &LoadArgs, target: Option<String>) -> Result<Outcome, LoadError> {

@@ -21,6 +21,9 @@ pub enum Wire {
     /// A realm's topics.
     #[cfg(feature = "kafka")]
     Kafka(kafka::Connection),
+    /// A topic that nobody reads.
+    #[cfg(feature = "kafka")]
+    KafkaFloor(kafka::floor::FloorTopic),
 }
 
 /// The streams of a run, opened.
@@ -38,6 +41,9 @@ pub(crate) enum Receiver {
     /// Of all streams.
     #[cfg(feature = "kafka")]
     Topics(kafka::Answers),
+    /// Acknowledgements of all streams.
+    #[cfg(feature = "kafka")]
+    Acks(kafka::floor::Acks),
 }
 
 impl Wire {
@@ -61,6 +67,15 @@ impl Wire {
                     lanes: lanes.into_iter().map(Lane::Kafka).collect(),
                     receivers: vec![Receiver::Topics(answers)],
                     deliveries: Some(deliveries),
+                })
+            }
+            #[cfg(feature = "kafka")]
+            Wire::KafkaFloor(topic) => {
+                let (lanes, acks) = topic.begin(plan, streams)?;
+                Ok(Opened {
+                    lanes: lanes.into_iter().map(Lane::Kafka).collect(),
+                    receivers: vec![Receiver::Acks(acks)],
+                    deliveries: None,
                 })
             }
         }
@@ -123,6 +138,8 @@ impl Receiver {
             Receiver::Stream(answers) => lanes::receive(driver, stream, answers, progress).await,
             #[cfg(feature = "kafka")]
             Receiver::Topics(answers) => kafka::receive(driver, answers, progress).await,
+            #[cfg(feature = "kafka")]
+            Receiver::Acks(acks) => kafka::floor::receive(driver, acks, progress).await,
         }
     }
 }

@@ -113,9 +113,14 @@ impl Drop for OnKafka {
 
 fn load(engine: &str, realm: &str, arguments: &str) -> Result<Outcome, LoadError> {
     let target = format!("kafka://{}", address());
+    // Only the test of the floor has one.
+    let floor = match arguments.contains("--floor-seconds") {
+        true => "",
+        false => "--floor-seconds 0",
+    };
     let words = format!(
         "karat-load run --target {target} --engine {engine} --realm {realm} --quiet --ack durable --warm-up-seconds 0 \
-         --seconds 1 --behind-seconds 600 --assets 200 {arguments}"
+         --seconds 1 --behind-seconds 600 --assets 200 {floor} {arguments}"
     );
     match Cli::parse_from(words.split_whitespace()).action {
         Action::Run(args) => run::run(&args),
@@ -227,6 +232,36 @@ fn every_scenario_closes_its_books_with_events_dead_letters_and_state() {
     let report = realm.run(arguments);
     assert!(report.passed(), "{}", report.render());
     assert!(report.books.accepted >= 64, "{}", report.render());
+}
+
+#[test]
+fn the_floor_has_the_same_producers_and_leaves_no_topic_behind() {
+    if !is_there() {
+        return;
+    }
+    let realm = OnKafka::start(Faults::default(), Slips::default());
+    let report = realm.run(
+        "--scenario mixed --rate 300 --connections 2 --streams 2 --drain-seconds 600 --floor-seconds 1",
+    );
+    assert!(report.passed(), "{}", report.render());
+    assert!(report.render().contains("run/floor"), "{}", report.render());
+    let floor = report.floor.unwrap();
+    assert!(floor.passed(), "{}", floor.render());
+    assert_eq!(floor.books.accepted, floor.books.sent);
+    assert_eq!(floor.settings.connections, 2);
+    let consumer: BaseConsumer = client().create().unwrap();
+    let left = format!("karat.{}.commands.load-floor", realm.name);
+    for _ in 0..600 {
+        let metadata = consumer
+            .fetch_metadata(None, Duration::from_secs(60))
+            .unwrap();
+        let mut topics = metadata.topics().iter();
+        if !topics.any(|topic| topic.name().starts_with(&left)) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    panic!("{left} is still there");
 }
 
 #[test]

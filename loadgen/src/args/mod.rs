@@ -182,7 +182,7 @@ pub struct RunArgs {
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=256))]
     pub slow_watchers: u64,
     /// Measure the floor with the same settings first, for so many seconds at most, and print the ratio to it; 0 for none.
-    /// A kafka:// target has none: the echo speaks gRPC.
+    /// The floor is an echo; for a kafka:// target the same producers on a topic that nobody reads, which is deleted afterwards.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(0..=600))]
     pub floor_seconds: u64,
     /// The same as `--floor-seconds 10`.

@@ -5,6 +5,8 @@
 //! The feature `kafka` builds it; without, this module knows only how to say so.
 
 #[cfg(feature = "kafka")]
+pub(crate) mod floor;
+#[cfg(feature = "kafka")]
 mod outcomes;
 #[cfg(feature = "kafka")]
 mod producer;

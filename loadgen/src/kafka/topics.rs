@@ -19,12 +19,12 @@ use tokio::sync::mpsc;
 
 use super::KafkaTarget;
 use super::outcomes::{Letter, Open, Outcomes, Seen};
-use super::producer::{DeliveryCounts, KafkaLane};
+use super::producer::{DeliveryCounts, KafkaLane, Return};
 use crate::error::LoadError;
 use crate::plan::Plan;
 
 /// How long one question to the brokers may take.
-const QUESTION: Duration = Duration::from_secs(10);
+pub(super) const QUESTION: Duration = Duration::from_secs(10);
 /// How long a topic may take to be there: an engine makes its topics a moment after it answers.
 const TOPIC_WAIT: Duration = Duration::from_secs(30);
 /// How long the reading waits for a message before it looks whether it should end.
@@ -105,7 +105,56 @@ impl Connection {
         Ok(connection)
     }
 
-    fn failed(&self, step: &'static str, error: &KafkaError) -> LoadError {
+    /// The same brokers for a floor of that run, whose commands go to a topic of its own; and how many copies the topic of
+    /// commands has.
+    pub(super) fn for_floor(&self, run: u64) -> Result<(Connection, i32), LoadError> {
+        let step = "the copies of the topic of commands";
+        let metadata = self
+            .consumer()?
+            .fetch_metadata(Some(&self.target.commands), QUESTION)
+            .map_err(|error| self.failed(step, &error))?;
+        let partitions = metadata.topics().iter().flat_map(|one| one.partitions());
+        let copies = partitions.map(|one| one.replicas().len()).max();
+        let connection = Connection {
+            target: KafkaTarget {
+                commands: format!("{}.load-floor.{run:016x}", self.target.commands),
+                ..self.target.clone()
+            },
+            run,
+            client: self.client.clone(),
+            partitions: self.partitions,
+        };
+        Ok((connection, copies.unwrap_or(1) as i32))
+    }
+
+    /// Waits until the topic of commands has its partitions.
+    pub(super) fn wait_for_commands(&self) -> Result<(), LoadError> {
+        let consumer = self.consumer()?;
+        self.partitions_of(&consumer, &self.target.commands, "commands = true")?;
+        Ok(())
+    }
+
+    /// The topic of commands.
+    pub(super) fn commands(&self) -> &str {
+        &self.target.commands
+    }
+
+    /// Its partitions.
+    pub(super) fn partitions(&self) -> i32 {
+        self.partitions
+    }
+
+    /// Part of every command id.
+    pub(super) fn run(&self) -> u64 {
+        self.run
+    }
+
+    /// How a client of these brokers is made.
+    pub(super) fn client(&self) -> &ClientConfig {
+        &self.client
+    }
+
+    pub(super) fn failed(&self, step: &'static str, error: &KafkaError) -> LoadError {
         LoadError::Setup {
             step,
             cause: format!("{}: {error}", self.target.brokers),
@@ -175,31 +224,46 @@ impl Connection {
             })?;
         let open = Rc::new(RefCell::new(Open::default()));
         let deliveries = DeliveryCounts::new();
-        let topic: Rc<str> = self.target.commands.as_str().into();
-        let mut lanes = Vec::with_capacity(streams);
-        let mut producer = Rc::new(self.producer(&deliveries)?);
-        for stream in 0..streams {
-            if stream != 0 && stream % plan.streams == 0 {
-                producer = Rc::new(self.producer(&deliveries)?);
-            }
-            lanes.push(KafkaLane {
-                producer: producer.clone(),
-                topic: topic.clone(),
-                partition: stream as i32 % self.partitions,
-                open: open.clone(),
-                counts: deliveries.clone(),
-                bytes: BytesMut::new(),
-                _stop: stop.clone(),
-            });
-        }
+        let back = Return {
+            open: open.clone(),
+            _stop: stop,
+        };
         Ok(Begun {
-            lanes,
+            lanes: self.lanes(plan, streams, &deliveries, Some(&back))?,
             answers: Answers {
                 seen,
                 outcomes: Outcomes::new(self.run, open),
             },
             deliveries,
         })
+    }
+
+    /// The producers' side of so many streams.
+    pub(super) fn lanes(
+        &self,
+        plan: &Plan,
+        streams: usize,
+        deliveries: &DeliveryCounts,
+        back: Option<&Return>,
+    ) -> Result<Vec<KafkaLane>, LoadError> {
+        let topic: Rc<str> = self.target.commands.as_str().into();
+        let mut lanes = Vec::with_capacity(streams);
+        let mut producer = Rc::new(self.producer(deliveries)?);
+        for stream in 0..streams {
+            if stream != 0 && stream % plan.streams == 0 {
+                producer = Rc::new(self.producer(deliveries)?);
+            }
+            lanes.push(KafkaLane {
+                stream,
+                producer: producer.clone(),
+                topic: topic.clone(),
+                partition: stream as i32 % self.partitions,
+                back: back.cloned(),
+                counts: deliveries.clone(),
+                bytes: BytesMut::new(),
+            });
+        }
+        Ok(lanes)
     }
 
     fn producer(
