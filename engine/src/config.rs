@@ -1,8 +1,8 @@
 //! Configuration: one TOML file, every key with a default. Unknown keys and wrong units are refused with their place.
 
 mod host;
+mod kafka;
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use host::HostConfig;
+pub use kafka::KafkaSettings;
 
 /// Why a configuration cannot be used.
 #[derive(Debug, Error)]
@@ -199,36 +200,6 @@ pub struct LogConfig {
     pub kafka: KafkaSettings,
 }
 
-/// Apache Kafka as the log.
-#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
-#[serde(deny_unknown_fields, default)]
-pub struct KafkaSettings {
-    /// Brokers to begin with, `host:port`, separated by commas.
-    pub brokers: String,
-    /// The log's topic is `<prefix>.<realm>.log`.
-    pub topic_prefix: String,
-    /// Copies of a topic that is made.
-    pub replication: i32,
-    /// Copies that must have a block before it is acknowledged, at least.
-    pub min_insync_replicas: i32,
-    /// none, gzip, lz4 or snappy.
-    pub compression: String,
-    /// A block that no broker acknowledges for so long stops the engine.
-    pub acknowledge_wait_ms: u64,
-    /// How long a start waits for the brokers.
-    pub open_wait_ms: u64,
-    /// A leader gives a sign of life this often.
-    pub heartbeat_ms: u64,
-    /// A follower that has seen no sign for so long bids for the realm.
-    pub lease_ms: u64,
-    /// Commands are read from `<prefix>.<realm>.commands`.
-    pub commands: bool,
-    /// Events are published to `<prefix>.<realm>.events`.
-    pub events: bool,
-    /// Further properties of librdkafka; a value `env:NAME` is read from the environment.
-    pub properties: BTreeMap<String, String>,
-}
-
 /// Verification agents.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields, default)]
@@ -379,25 +350,6 @@ impl Default for LogConfig {
     }
 }
 
-impl Default for KafkaSettings {
-    fn default() -> KafkaSettings {
-        KafkaSettings {
-            brokers: "127.0.0.1:9092".into(),
-            topic_prefix: "karat".into(),
-            replication: 1,
-            min_insync_replicas: 1,
-            compression: "none".into(),
-            acknowledge_wait_ms: 300_000,
-            open_wait_ms: 60_000,
-            heartbeat_ms: 150,
-            lease_ms: 600,
-            commands: false,
-            events: false,
-            properties: BTreeMap::new(),
-        }
-    }
-}
-
 impl Default for AgentsConfig {
     fn default() -> AgentsConfig {
         AgentsConfig {
@@ -511,23 +463,11 @@ impl Config {
                 "HOST:PORT, at most 256 bytes, or empty for the address that is listened on";
             return out_of_range("gateway.advertise", advertised.clone(), expected);
         }
-        let kafka = &self.log.kafka;
-        // Kafka takes names of at most 249 bytes; the longest suffix of a topic here has 13.
-        if !in_topic(&kafka.topic_prefix) || kafka.topic_prefix.len() > 128 {
-            let expected = "1 to 128 letters, digits, dots, hyphens and underscores";
-            return out_of_range(
-                "log.kafka.topic_prefix",
-                kafka.topic_prefix.clone(),
-                expected,
-            );
-        }
+        let settings = &self.log.kafka;
+        settings.check()?;
         if self.log.kind == "kafka" && !in_topic(&self.realm.name) {
             let expected = "letters, digits, dots, hyphens and underscores, because it is part of a Kafka topic's name";
             return out_of_range("realm.name", self.realm.name.clone(), expected);
-        }
-        if !["none", "gzip", "lz4", "snappy"].contains(&kafka.compression.as_str()) {
-            let expected = "none, gzip, lz4 or snappy";
-            return out_of_range("log.kafka.compression", kafka.compression.clone(), expected);
         }
         if self.settlement.chain != "embedded" {
             let found = self.settlement.chain.clone();
@@ -581,34 +521,34 @@ impl Config {
             ),
             (
                 "log.kafka.replication",
-                u64::try_from(kafka.replication).unwrap_or(0),
+                u64::try_from(settings.replication).unwrap_or(0),
                 1,
                 1000,
             ),
             (
                 "log.kafka.min_insync_replicas",
-                u64::try_from(kafka.min_insync_replicas).unwrap_or(0),
+                u64::try_from(settings.min_insync_replicas).unwrap_or(0),
                 1,
                 1000,
             ),
             (
                 "log.kafka.acknowledge_wait_ms",
-                kafka.acknowledge_wait_ms,
+                settings.acknowledge_wait_ms,
                 1000,
                 86_400_000,
             ),
             (
                 "log.kafka.open_wait_ms",
-                kafka.open_wait_ms,
+                settings.open_wait_ms,
                 1000,
                 86_400_000,
             ),
-            ("log.kafka.heartbeat_ms", kafka.heartbeat_ms, 10, 60_000),
+            ("log.kafka.heartbeat_ms", settings.heartbeat_ms, 10, 60_000),
             (
                 "log.kafka.lease_ms",
-                kafka.lease_ms,
+                settings.lease_ms,
                 // Two signs may be lost or late before anybody bids.
-                kafka.heartbeat_ms.saturating_mul(3).max(100),
+                settings.heartbeat_ms.saturating_mul(3).max(100),
                 3_600_000,
             ),
             (

@@ -136,6 +136,9 @@ pub struct Core {
     pub role: Arc<RealmRole>,
     /// Reads the log.
     pub reader: Arc<dyn LogReader>,
+    /// What became of the last commands before this engine led; for who reads the topic of commands.
+    #[cfg(feature = "kafka")]
+    pub(crate) before: parking_lot::Mutex<crate::kafka::outcomes::Before>,
     /// There from the moment this engine may write the log.
     sequencer: OnceLock<SequencerHandle<LedgerMachine>>,
 }
@@ -268,6 +271,8 @@ impl Core {
             content,
             role,
             reader: opened_log.reader(),
+            #[cfg(feature = "kafka")]
+            before: parking_lot::Mutex::default(),
             sequencer: OnceLock::new(),
         });
         let followed = match opened_log {
@@ -302,6 +307,10 @@ impl Core {
         }));
         self.role.set_epoch(recovery.epoch.max(1));
         let settings = &self.config.log;
+        #[cfg(feature = "kafka")]
+        if settings.kind == "kafka" && settings.kafka.commands {
+            *self.before.lock() = crate::kafka::outcomes::Before::of(machine.ledger());
+        }
         let sequencer_config = SequencerConfig {
             epoch: recovery.epoch.max(1),
             queue_commands_max: settings.queue_commands_max,
@@ -544,6 +553,7 @@ fn give_signs(
             epoch: role.epoch(),
             address: address.to_owned(),
             progress: log.progress(),
+            waiting: log.waiting(),
         };
         lease::ensure_topic(&config.log.kafka, &config.realm.name)
             .and_then(|()| lease::give_signs(&config.log.kafka, &config.realm.name, role, leader))

@@ -163,12 +163,12 @@ pub fn log_topic(settings: &KafkaSettings, realm: &str) -> String {
     format!("{}.{realm}.log", settings.topic_prefix)
 }
 
-/// The further properties, with what is read from the environment.
+/// The properties of librdkafka, with what is read from the environment and from the file of the password.
 ///
 /// # Errors
-/// When a variable is not set.
+/// When a variable is not set, or a file cannot be read.
 #[cfg(feature = "kafka")]
-pub fn properties(
+fn properties(
     settings: &KafkaSettings,
 ) -> Result<std::collections::BTreeMap<String, String>, CoreError> {
     let read = |(name, value): (&String, &String)| {
@@ -182,13 +182,55 @@ pub fn properties(
         };
         Ok((name.clone(), value))
     };
-    settings.properties.iter().map(read).collect()
+    let further = settings.properties.iter().map(read);
+    let mut properties =
+        further.collect::<Result<std::collections::BTreeMap<_, _>, CoreError>>()?;
+    // What is plaintext here may be something else among the further ones.
+    if settings.security_protocol == "plaintext" {
+        return Ok(properties);
+    }
+    let mut set = |name: &str, value: String| properties.insert(name.to_owned(), value);
+    set("security.protocol", settings.security_protocol.clone());
+    if settings.security_protocol.starts_with("sasl_") {
+        set("sasl.mechanism", settings.sasl_mechanism.clone());
+        if !settings.sasl_username.is_empty() {
+            set("sasl.username", settings.sasl_username.clone());
+        }
+        if !settings.sasl_password_file.as_os_str().is_empty() {
+            set("sasl.password", password(&settings.sasl_password_file)?);
+        }
+    }
+    let authorities = &settings.ca_file;
+    if !authorities.as_os_str().is_empty() {
+        std::fs::metadata(authorities).map_err(|error| {
+            CoreError::Role(format!(
+                "log.kafka.ca_file {}: {error}",
+                authorities.display()
+            ))
+        })?;
+        set("ssl.ca.location", authorities.display().to_string());
+    }
+    Ok(properties)
+}
+
+/// The password in a file, without the line break at its end.
+#[cfg(feature = "kafka")]
+fn password(file: &std::path::Path) -> Result<String, CoreError> {
+    let refused = |reason: String| {
+        let file = file.display();
+        CoreError::Role(format!("log.kafka.sasl_password_file {file}: {reason}"))
+    };
+    let text = std::fs::read_to_string(file).map_err(|error| refused(error.to_string()))?;
+    match text.trim_end_matches(['\r', '\n']) {
+        "" => Err(refused("it is empty".to_owned())),
+        password => Ok(password.to_owned()),
+    }
 }
 
 /// What the sequencer needs to know of the settings.
 ///
 /// # Errors
-/// When a property names a variable that is not set.
+/// When a property names a variable that is not set, or a file cannot be read.
 #[cfg(feature = "kafka")]
 pub fn kafka_config(
     settings: &KafkaSettings,
@@ -293,18 +335,24 @@ pub fn blocks_of_topic(
     Err(CoreError::LogKind("kafka".into()))
 }
 
-/// A new, empty log at a place, to copy another one into.
+/// A new, empty log at a place, to copy another one into; `settings` say how brokers are reached.
 ///
 /// # Errors
 /// When there is one already, or it cannot be made.
-pub fn create(place: &LogPlace) -> Result<Box<dyn Log>, CoreError> {
+pub fn create(place: &LogPlace, settings: &KafkaSettings) -> Result<Box<dyn Log>, CoreError> {
     let (log, recovery): (Box<dyn Log>, Recovery) = match place {
         LogPlace::Folder(dir) => {
             let folder = DataFolder::open_or_create(dir)?;
             let (journal, recovery) = Journal::open(&folder.journal(), JournalConfig::default())?;
             (Box::new(journal), recovery)
         }
-        LogPlace::Topic { brokers, topic } => create_topic(brokers, topic.as_deref())?,
+        LogPlace::Topic { brokers, topic } => {
+            let settings = KafkaSettings {
+                brokers: brokers.clone(),
+                ..settings.clone()
+            };
+            create_topic(&settings, topic.as_deref())?
+        }
     };
     if recovery.blocks > 0 {
         return Err(CoreError::Occupied {
@@ -316,20 +364,19 @@ pub fn create(place: &LogPlace) -> Result<Box<dyn Log>, CoreError> {
 }
 
 #[cfg(feature = "kafka")]
-fn create_topic(brokers: &str, topic: Option<&str>) -> Result<(Box<dyn Log>, Recovery), CoreError> {
-    let settings = KafkaSettings {
-        brokers: brokers.to_owned(),
-        ..KafkaSettings::default()
-    };
-    let topic =
-        topic.ok_or_else(|| CoreError::Role(format!("kafka://{brokers} names no topic")))?;
-    let (log, recovery) = karat_sequencer::KafkaLog::open(kafka_config(&settings, topic)?)?;
+fn create_topic(
+    settings: &KafkaSettings,
+    topic: Option<&str>,
+) -> Result<(Box<dyn Log>, Recovery), CoreError> {
+    let nameless = || CoreError::Role(format!("kafka://{} names no topic", settings.brokers));
+    let topic = topic.ok_or_else(nameless)?;
+    let (log, recovery) = karat_sequencer::KafkaLog::open(kafka_config(settings, topic)?)?;
     Ok((Box::new(log), recovery))
 }
 
 #[cfg(not(feature = "kafka"))]
 fn create_topic(
-    _brokers: &str,
+    _settings: &KafkaSettings,
     _topic: Option<&str>,
 ) -> Result<(Box<dyn Log>, Recovery), CoreError> {
     Err(CoreError::LogKind("kafka".into()))

@@ -38,6 +38,7 @@ pub use log::kafka::{Followed, KafkaConfig, KafkaError, KafkaFollower, KafkaLog,
 pub use log::memory::{MemoryConfig, MemoryDisk, MemoryLog};
 pub use log::{
     BlockIterator, Log, LogError, LogReader, Positions, Progress, ReadError, Recovery, TornTail,
+    Waiting,
 };
 pub use machine::{BlockContext, Machine};
 pub use replay::{Applier, ReplayError, ReplaySummary, replay, replay_after};

@@ -19,7 +19,9 @@ use karat_sequencer::{
     ManualClock, ReadError, Recovery, SequencerConfig, SequencerHandle, SubmitError, read_blocks,
     replay,
 };
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
@@ -324,6 +326,56 @@ fn a_topic_that_cannot_hold_a_log_is_refused_with_everything_that_differs() {
     ] {
         assert!(error.contains(wanted), "{wanted}: {error}");
     }
+}
+
+#[test]
+fn a_block_that_the_broker_takes_no_more_ends_the_leader_and_the_topic_is_refused_until_it_is_changed()
+ {
+    if !is_there() {
+        return;
+    }
+    let config = config("too-large");
+    let bytes_max = |bytes: &str| {
+        let change = AlterConfig::new(ResourceSpecifier::Topic(&config.topic))
+            .set("cleanup.policy", "delete")
+            .set("retention.ms", "-1")
+            .set("retention.bytes", "-1")
+            .set("max.message.bytes", bytes);
+        let changed = block_on(admin().alter_configs([&change], &AdminOptions::new())).unwrap();
+        changed.into_iter().next().unwrap().unwrap();
+    };
+    let (handle, _) = lead(&config);
+    answer(&submit(&handle, &[body(1, 20)], Ack::Durable)).unwrap();
+    bytes_max("1000");
+    // The broker knows of the change a moment later; until then it takes blocks.
+    let deadline = Instant::now() + PATIENCE;
+    let mut taken = vec![body(1, 20)];
+    let error = loop {
+        assert!(Instant::now() < deadline, "the broker takes everything");
+        let large = body(taken.len() as u64 + 1, 5000);
+        match answer(&submit(&handle, std::slice::from_ref(&large), Ack::Durable)) {
+            Ok(_) => taken.push(large),
+            Err(error) => break error.to_string(),
+        }
+    };
+    assert!(error.to_lowercase().contains("too large"), "{error}");
+    assert!(error.contains("settled by reading"), "{error}");
+    drop(handle);
+    let error = KafkaLog::open(config.clone()).err().unwrap().to_string();
+    assert!(error.contains("max.message.bytes is 1000"), "{error}");
+    bytes_max("20000000");
+    let deadline = Instant::now() + PATIENCE;
+    while let Err(error) = KafkaLog::read_only(config.clone()) {
+        assert!(Instant::now() < deadline, "{error}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let (handle, recovery) = lead(&config);
+    assert_eq!(recovery.last_sequence, taken.len() as u64);
+    answer(&submit(&handle, &[body(0, 5000)], Ack::Durable)).unwrap();
+    handle.stop().unwrap();
+    let bodies = history(&config).0.applied.into_iter().map(|one| one.2);
+    taken.push(body(0, 5000));
+    assert_eq!(bodies.collect::<Vec<_>>(), taken);
 }
 
 #[test]

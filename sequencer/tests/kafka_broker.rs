@@ -33,6 +33,11 @@ struct Broker {
 
 impl Broker {
     fn start() -> Option<Self> {
+        Self::start_with("")
+    }
+
+    /// With these lines more among the broker's properties.
+    fn start_with(properties: &str) -> Option<Self> {
         for tool in ["java", "mvn"] {
             if Command::new(tool).arg("-version").output().is_err() {
                 println!("skipped: no broker can be started, because {tool} is missing");
@@ -51,6 +56,7 @@ impl Broker {
             folder: tempfile::tempdir().unwrap(),
             port,
         };
+        std::fs::write(broker.folder.path().join("more.properties"), properties).unwrap();
         if !broker.script("start.sh", &[&port.to_string()]) {
             println!("skipped: no broker could be started");
             return None;
@@ -61,6 +67,10 @@ impl Broker {
     fn script(&self, name: &str, more: &[&str]) -> bool {
         let scripts = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/kafka"));
         Command::new(scripts.join(name))
+            .env(
+                "KARAT_KAFKA_PROPERTIES",
+                self.folder.path().join("more.properties"),
+            )
             .arg(self.folder.path())
             .args(more)
             .status()
@@ -188,4 +198,30 @@ fn a_block_that_is_not_acknowledged_in_time_ends_the_leader_and_the_next_one_rea
     let next = answer(&submit(&handle, &[body(3, 20)], Ack::Durable)).unwrap();
     assert_eq!(next.first_sequence, recovery.last_sequence + 1);
     handle.stop().unwrap();
+}
+
+#[test]
+fn a_leader_whose_producer_id_the_broker_has_forgotten_goes_on_with_one_history() {
+    // A producer that is quiet for a moment is forgotten; a broker of the usual settings does so after a day.
+    let properties =
+        "producer.id.expiration.ms=500\nproducer.id.expiration.check.interval.ms=100\n";
+    let Some(broker) = Broker::start_with(properties) else {
+        return;
+    };
+    let config = broker.config();
+    let (log, recovery) = KafkaLog::lead(config.clone(), "test", 0).unwrap();
+    let sequencer = SequencerConfig {
+        epoch: recovery.epoch,
+        ..SequencerConfig::new("test")
+    };
+    let handle = start_with(sequencer, log, &recovery, ManualClock::new(5_000));
+    for sequence in 1..=5 {
+        let told = answer(&submit(&handle, &[body(sequence, 20)], Ack::Durable)).unwrap();
+        assert_eq!(told.first_sequence, sequence);
+        // Long enough on most machines; where it is not, this is an ordinary run.
+        std::thread::sleep(Duration::from_secs(2));
+    }
+    handle.stop().unwrap();
+    let (_, recovery) = KafkaLog::lead(config, "test", 0).unwrap();
+    assert_eq!((recovery.last_sequence, recovery.epoch), (5, 2));
 }

@@ -4,11 +4,12 @@ use crate::batches::Batch;
 use crate::collections::CollectionView;
 use crate::models::Model;
 use crate::realm::Roles;
+use crate::retries::Entry;
 use crate::state::Ledger;
 use crate::state::asset::AssetView;
-use karat_proto::command::Policy;
-use karat_proto::event::AssetState;
-use karat_proto::{Account, AssetId, CollectionId, Digest};
+use karat_proto::command::{BodyHash, Policy};
+use karat_proto::event::{AssetState, Outcome};
+use karat_proto::{Account, AssetId, CollectionId, CommandId, Digest};
 
 /// Where an asset's settled form stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -247,6 +248,12 @@ impl Ledger {
             }
         }
         found
+    }
+
+    /// The commands whose ids are remembered, the newest first: id, hash of the body, first outcome.
+    pub fn newest_outcomes(&self) -> impl Iterator<Item = (CommandId, BodyHash, Outcome)> {
+        let told = |entry: &Entry| (entry.id, entry.body_hash, self.retries.outcome(entry));
+        self.retries.newest().map(told)
     }
 
     /// How much of everything there is.

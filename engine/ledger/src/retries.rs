@@ -126,12 +126,21 @@ impl Retries {
             return Seen::WithAnotherBody;
         }
         Seen::Before(Outcome {
+            replayed: true,
+            ..self.outcome(entry)
+        })
+    }
+
+    /// The first outcome of an entry's command.
+    #[inline]
+    pub(crate) fn outcome(&self, entry: &Entry) -> Outcome {
+        Outcome {
             sequence: entry.sequence,
             code: entry.code,
-            replayed: true,
+            replayed: false,
             subject: entry.subject,
             winner: self.winner(entry.sequence),
-        })
+        }
     }
 
     fn winner(&self, sequence: u64) -> Option<Winner> {
@@ -200,6 +209,16 @@ impl Retries {
     /// Entries from the oldest on.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Entry> {
         self.chunks.iter().flatten().skip(self.gone)
+    }
+
+    /// Entries from the newest on.
+    pub(crate) fn newest(&self) -> impl Iterator<Item = &Entry> {
+        let reversed = self
+            .chunks
+            .iter()
+            .rev()
+            .flat_map(|chunk| chunk.iter().rev());
+        reversed.take(self.length as usize)
     }
 
     pub(crate) fn winners(&self) -> &VecDeque<(u64, Winner)> {

@@ -45,6 +45,27 @@ fn a_refusal_is_remembered_with_its_winner() {
 }
 
 #[test]
+fn outcomes_that_are_remembered_are_told_newest_first_as_they_were_given() {
+    let mut world = world();
+    let accepted = world.command(BOB, transfer(ACTIVE, 1, CAROL));
+    let first = world.apply(&accepted);
+    world.accept(CAROL, claim(UNOWNED, 1));
+    let refused = world.command(DAVE, claim(UNOWNED, 1));
+    let last = world.apply(&refused);
+    assert!(last.winner.is_some());
+    // A retry is answered, and is no outcome of its own.
+    world.apply(&accepted);
+    let told: Vec<_> = world.ledger.newest_outcomes().collect();
+    assert_eq!(told[0], (refused.id, refused.body_hash, last));
+    assert_eq!(told[2], (accepted.id, accepted.body_hash, first));
+    assert_eq!(told.len() as u64, world.ledger.counts().retry_entries);
+    assert!(
+        told.windows(2)
+            .all(|pair| pair[0].2.sequence > pair[1].2.sequence)
+    );
+}
+
+#[test]
 fn an_id_under_another_body_is_refused_and_the_first_stays() {
     let mut world = world();
     let command = world.command(BOB, transfer(ACTIVE, 1, CAROL));

@@ -1,5 +1,7 @@
 //! `karat dlq`: what the topic of commands held that was not taken, or was refused.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
 
 use super::{CliError, Common};
@@ -16,6 +18,9 @@ pub struct Place {
     /// Prefix of the realm's topics
     #[arg(long, default_value = "karat")]
     prefix: String,
+    /// Configuration of the realm's engine, instead of the three: also says how the brokers let in
+    #[arg(long, conflicts_with_all = ["log", "realm", "prefix"])]
+    config: Option<PathBuf>,
 }
 
 /// What to do with dead letters.
@@ -61,9 +66,12 @@ pub fn run(_common: &Common, command: DlqCommand) -> Result<(), CliError> {
         DlqCommand::Show { number, place } => (format!("show {number}"), place),
         DlqCommand::Retry { number, place } => (format!("retry {number}"), place),
     };
+    let file = place
+        .config
+        .map_or(place.log, |file| file.display().to_string());
     Err(CliError::Usage(format!(
-        "{what}: this build has no Kafka and cannot reach {} ({}.{}); build with `--features kafka`",
-        place.log, place.prefix, place.realm
+        "{what}: this build has no Kafka and cannot reach {file} ({}.{}); build with `--features kafka`",
+        place.prefix, place.realm
     )))
 }
 
@@ -122,9 +130,18 @@ pub fn run(common: &Common, command: DlqCommand) -> Result<(), CliError> {
 
 #[cfg(feature = "kafka")]
 fn open(place: &Place) -> Result<crate::kafka::DeadLetters, CliError> {
-    use crate::config::KafkaSettings;
+    use crate::config::{Config, KafkaSettings};
     use crate::realm_log::LogPlace;
 
+    let letters = |settings: &KafkaSettings, realm: &str| {
+        crate::kafka::topics(settings, realm)
+            .map(crate::kafka::DeadLetters::new)
+            .map_err(|error| CliError::Usage(error.to_string()))
+    };
+    if let Some(file) = &place.config {
+        let config = Config::load(file).map_err(|error| CliError::Usage(error.to_string()))?;
+        return letters(&config.log.kafka, &config.realm.name);
+    }
     let LogPlace::Topic { brokers, .. } = LogPlace::parse(&place.log).map_err(CliError::Usage)?
     else {
         let log = &place.log;
@@ -137,9 +154,7 @@ fn open(place: &Place) -> Result<crate::kafka::DeadLetters, CliError> {
         topic_prefix: place.prefix.clone(),
         ..KafkaSettings::default()
     };
-    let topics = crate::kafka::topics(&settings, &place.realm)
-        .map_err(|error| CliError::Usage(error.to_string()))?;
-    Ok(crate::kafka::DeadLetters::new(topics))
+    letters(&settings, &place.realm)
 }
 
 #[cfg(feature = "kafka")]

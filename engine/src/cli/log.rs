@@ -1,6 +1,6 @@
 //! `karat log`: check a log by replaying it, and move one from one kind of log to another.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Subcommand;
@@ -9,7 +9,7 @@ use karat_sequencer::{BlockIterator, Chain, EncodedBlock, Hash, LogError, Standi
 use serde_json::json;
 
 use super::{CliError, Common, describe, print_json};
-use crate::config::KafkaSettings;
+use crate::config::{Config, KafkaSettings};
 use crate::core::CoreError;
 use crate::data_folder::DataFolder;
 use crate::digests;
@@ -32,6 +32,9 @@ pub enum LogCommand {
     Verify {
         /// Data folder, or kafka://BROKERS/TOPIC
         log: String,
+        /// Configuration that says how the brokers let in: its [log.kafka], except brokers
+        #[arg(long)]
+        config: Option<PathBuf>,
     },
     /// Copy a log block by block into an empty folder or topic, and verify the copy
     #[command(
@@ -42,23 +45,28 @@ pub enum LogCommand {
         from: String,
         /// Empty data folder, or kafka://BROKERS/TOPIC that is empty or absent
         to: String,
+        /// Configuration that says how the brokers let in: its [log.kafka], except brokers
+        #[arg(long)]
+        config: Option<PathBuf>,
     },
 }
 
 /// Runs the command.
 pub fn run(common: &Common, command: LogCommand) -> Result<(), CliError> {
     match command {
-        LogCommand::Verify { log } => {
+        LogCommand::Verify { log, config } => {
+            let settings = kafka_settings(config.as_deref())?;
             let place = LogPlace::parse(&log).map_err(CliError::Usage)?;
-            let (blocks, recorded) = open(&place)?;
+            let (blocks, recorded) = open(&place, &settings)?;
             verify(common, blocks, recorded).map(|_| ())
         }
-        LogCommand::Copy { from, to } => {
+        LogCommand::Copy { from, to, config } => {
+            let settings = kafka_settings(config.as_deref())?;
             let from = LogPlace::parse(&from).map_err(CliError::Usage)?;
             let to = LogPlace::parse(&to).map_err(CliError::Usage)?;
-            let (blocks, _) = open(&from)?;
-            let head = copy(blocks, &to)?;
-            let (copied, _) = open(&to)?;
+            let (blocks, _) = open(&from, &settings)?;
+            let head = copy(blocks, &to, &settings)?;
+            let (copied, _) = open(&to, &settings)?;
             let found = verify(common, copied, Vec::new())?;
             if found != head {
                 return Err(CliError::No(format!(
@@ -72,12 +80,24 @@ pub fn run(common: &Common, command: LogCommand) -> Result<(), CliError> {
     }
 }
 
+/// How brokers are reached: as a configuration says, or in the clear.
+fn kafka_settings(config: Option<&Path>) -> Result<KafkaSettings, CliError> {
+    let Some(path) = config else {
+        return Ok(KafkaSettings::default());
+    };
+    let config = Config::load(path).map_err(|error| CliError::Usage(error.to_string()))?;
+    Ok(config.log.kafka)
+}
+
 fn unreachable(error: &CoreError) -> CliError {
     CliError::Unreachable(error.to_string())
 }
 
 /// The blocks of a log, and the digests that were recorded beside it.
-fn open(place: &LogPlace) -> Result<(BlockIterator, Vec<DigestMark>), CliError> {
+fn open(
+    place: &LogPlace,
+    settings: &KafkaSettings,
+) -> Result<(BlockIterator, Vec<DigestMark>), CliError> {
     match place {
         LogPlace::Folder(dir) => open_folder(dir),
         LogPlace::Topic { brokers, topic } => {
@@ -88,7 +108,7 @@ fn open(place: &LogPlace) -> Result<(BlockIterator, Vec<DigestMark>), CliError> 
             })?;
             let settings = KafkaSettings {
                 brokers: brokers.clone(),
-                ..KafkaSettings::default()
+                ..settings.clone()
             };
             let blocks = realm_log::blocks_of_topic(&settings, topic)
                 .map_err(|error| unreachable(&error))?;
@@ -111,8 +131,8 @@ fn open_folder(dir: &Path) -> Result<(BlockIterator, Vec<DigestMark>), CliError>
 }
 
 /// Copies what counts; returns the hash of the last block.
-fn copy(blocks: BlockIterator, to: &LogPlace) -> Result<Hash, CliError> {
-    let mut log = realm_log::create(to).map_err(|error| unreachable(&error))?;
+fn copy(blocks: BlockIterator, to: &LogPlace, settings: &KafkaSettings) -> Result<Hash, CliError> {
+    let mut log = realm_log::create(to, settings).map_err(|error| unreachable(&error))?;
     let failed = |error: LogError| CliError::Failed(format!("copy to {to}: {error}"));
     let progress = log.progress();
     let mut chain = Chain::genesis();

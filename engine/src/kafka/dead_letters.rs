@@ -1,10 +1,12 @@
 //! Messages that were not taken, or whose command was refused: kept with the reason, shown, and sent again.
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use rdkafka::ClientContext;
 use rdkafka::consumer::Consumer;
 use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::KafkaPartError;
@@ -39,18 +41,50 @@ pub struct DeadLetter {
     pub bytes: Vec<u8>,
 }
 
-/// Writes dead letters. Nothing here waits; what the broker does not take is said in the program's log.
+/// What became of the letters.
+#[derive(Default)]
+struct Letters {
+    kept: AtomicU64,
+    lost: AtomicBool,
+}
+
+impl ClientContext for Letters {}
+
+impl ProducerContext for Letters {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        match result {
+            Ok(_) => {
+                self.kept.fetch_add(1, Ordering::SeqCst);
+            }
+            Err((error, _)) => {
+                tracing::error!(%error, "a dead letter could not be kept");
+                self.lost.store(true, Ordering::SeqCst);
+            }
+        }
+    }
+}
+
+/// Writes dead letters; what the broker does not take is said in the program's log, and remembered.
 pub(super) struct Writer {
-    producer: BaseProducer,
+    producer: BaseProducer<Letters>,
     topic: String,
+    written: AtomicU64,
 }
 
 impl Writer {
     pub(super) fn new(topics: &Topics) -> Result<Writer, TopicsError> {
-        let producer = topics.producer().create().map_err(TopicsError::Client)?;
+        let producer = topics
+            .producer()
+            // A broker that is away is waited for, as by the log.
+            .set("message.timeout.ms", "0")
+            .create_with_context(Letters::default())
+            .map_err(TopicsError::Client)?;
         Ok(Writer {
             producer,
             topic: topics.dead_letters.clone(),
+            written: AtomicU64::new(0),
         })
     }
 
@@ -88,17 +122,34 @@ impl Writer {
             .key(&source)
             .payload(kept)
             .headers(headers);
+        // Counted before it is sent: see `are_kept`.
+        self.written.fetch_add(1, Ordering::SeqCst);
         if let Err((error, _)) = self.producer.send(record) {
             tracing::error!(%error, source, code, reason, "a dead letter could not be kept");
+            self.producer.context().lost.store(true, Ordering::SeqCst);
         }
         self.producer.poll(Duration::ZERO);
     }
 
-    /// Waits until all are acknowledged.
-    pub(super) fn flush(&self) {
-        if let Err(error) = self.producer.flush(WAIT) {
-            tracing::error!(%error, "dead letters were not acknowledged");
+    /// How many were written so far.
+    pub(super) fn written(&self) -> u64 {
+        self.written.load(Ordering::SeqCst)
+    }
+
+    /// Whether the broker has so many, and none was ever lost. Letters are acknowledged in their order, so these are all that
+    /// were written when [`Writer::written`] said so.
+    pub(super) fn are_kept(&self, count: u64) -> bool {
+        let letters = self.producer.context();
+        letters.kept.load(Ordering::SeqCst) >= count && !letters.lost.load(Ordering::SeqCst)
+    }
+
+    /// Waits until the broker has all; whether it has.
+    pub(super) fn flush(&self, wait_max: Duration) -> bool {
+        let deadline = Instant::now() + wait_max;
+        while self.producer.in_flight_count() > 0 && Instant::now() < deadline {
+            self.producer.poll(Duration::from_millis(1));
         }
+        self.are_kept(self.written())
     }
 
     pub(super) fn poll(&self) {

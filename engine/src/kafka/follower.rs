@@ -117,6 +117,7 @@ pub fn run(
         epoch: recovery.epoch,
         address: address.to_owned(),
         progress: log.progress(),
+        waiting: log.waiting(),
     };
     core.lead(Box::new(log), &recovery, machine)
         .map_err(Box::new)?;

@@ -8,7 +8,7 @@
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use karat_sequencer::Progress;
+use karat_sequencer::{Progress, Waiting};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
@@ -48,6 +48,8 @@ pub struct Leader {
     pub address: String,
     /// The progress of its log.
     pub progress: Arc<Progress>,
+    /// How long a block has waited for the log.
+    pub waiting: Waiting,
 }
 
 /// Makes the topic of signs if it is not there.
@@ -83,6 +85,7 @@ pub fn give_signs(
         topics,
         producer,
         leader,
+        lease: Duration::from_millis(settings.lease_ms),
         pause: Duration::from_millis(settings.heartbeat_ms),
     };
     let weak = Arc::downgrade(role);
@@ -98,6 +101,7 @@ struct Giver {
     topics: Topics,
     producer: BaseProducer,
     leader: Leader,
+    lease: Duration,
     pause: Duration,
 }
 
@@ -112,7 +116,11 @@ impl Giver {
             if self.leader.progress.is_poisoned() && !leaving {
                 return;
             }
-            self.give(leaving);
+            // One that can write signs and not its log leads nobody: it says nothing until its log takes blocks again.
+            let is_stuck = (self.leader.waiting)().is_some_and(|age| age > self.lease);
+            if leaving || !is_stuck {
+                self.give(leaving);
+            }
             if leaving {
                 if self.producer.flush(LAST_SIGN_WAIT).is_err() {
                     tracing::debug!(

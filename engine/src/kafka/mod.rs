@@ -15,6 +15,7 @@ pub mod follower;
 pub mod group;
 mod ingress;
 pub mod lease;
+pub(crate) mod outcomes;
 pub mod snapshots;
 mod topics;
 

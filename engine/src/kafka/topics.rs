@@ -6,7 +6,7 @@ use futures::executor::block_on;
 use karat_proto::limits;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use thiserror::Error;
@@ -67,16 +67,8 @@ pub struct Topics {
 impl Topics {
     pub(super) fn new(settings: &KafkaSettings, realm: &str) -> Result<Topics, CoreError> {
         let name = |what: &str| format!("{}.{realm}.{what}", settings.topic_prefix);
-        let mut client = ClientConfig::new();
-        for (name, value) in realm_log::properties(settings)? {
-            client.set(name, value);
-        }
-        client
-            .set("bootstrap.servers", &settings.brokers)
-            .set("client.id", "karat")
-            .set("reconnect.backoff.max.ms", "1000")
-            .set("allow.auto.create.topics", "false")
-            .set_log_level(RDKafkaLogLevel::Warning);
+        let log = realm_log::log_topic(settings, realm);
+        let client = realm_log::kafka_config(settings, &log)?.client();
         Ok(Topics {
             commands: name("commands"),
             events: name("events"),
@@ -109,18 +101,27 @@ impl Topics {
 
     /// A consumer that is assigned by hand and commits nothing.
     pub(super) fn consumer(&self) -> Result<BaseConsumer, TopicsError> {
-        self.consumer_that_waits("20")
+        self.consumer_that_waits("20", "karat")
+    }
+
+    /// A consumer that is assigned by hand and commits for a group, when it is told to.
+    pub(super) fn consumer_of(&self, group: &str) -> Result<BaseConsumer, TopicsError> {
+        self.consumer_that_waits("20", group)
     }
 
     /// As [`Topics::consumer`], for who waits at the end of a topic: a broker holds its requests until something comes.
     pub(super) fn tail_consumer(&self) -> Result<BaseConsumer, TopicsError> {
-        self.consumer_that_waits("500")
+        self.consumer_that_waits("500", "karat")
     }
 
-    fn consumer_that_waits(&self, fetch_wait_max_ms: &str) -> Result<BaseConsumer, TopicsError> {
+    fn consumer_that_waits(
+        &self,
+        fetch_wait_max_ms: &str,
+        group: &str,
+    ) -> Result<BaseConsumer, TopicsError> {
         let mut client = self.client.clone();
         client
-            .set("group.id", "karat")
+            .set("group.id", group)
             .set("enable.auto.commit", "false")
             .set("auto.offset.reset", "error")
             .set("isolation.level", "read_committed")

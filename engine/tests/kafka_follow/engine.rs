@@ -35,6 +35,21 @@ impl Realm {
         Realm { folder, config }
     }
 
+    /// As it is, with its commands also read from their topic.
+    pub fn taking_commands(mut self) -> Realm {
+        self.config.log.kafka.commands = true;
+        self
+    }
+
+    /// The topic of this realm with this last word.
+    pub fn topic(&self, what: &str) -> String {
+        let settings = &self.config.log.kafka;
+        format!(
+            "{}.{}.{what}",
+            settings.topic_prefix, self.config.realm.name
+        )
+    }
+
     /// Starts an engine with the folder of this name.
     pub fn start(&self, name: &str, arguments: &[&str]) -> Engine {
         let mut config = self.config.clone();

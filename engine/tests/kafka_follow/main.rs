@@ -7,7 +7,11 @@ mod broker;
 #[path = "../common/mod.rs"]
 mod common;
 mod engine;
+mod letters;
 mod takeover;
+#[allow(dead_code)] // Each test file uses its own part.
+#[path = "../kafka/topics.rs"]
+mod topics;
 
 use std::process::Command;
 

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 
 use super::flusher::{FlushTarget, Flusher};
-use super::{BlockIterator, Log, LogError, LogReader, Progress, ReadError, Recovery};
+use super::{BlockIterator, Log, LogError, LogReader, Progress, ReadError, Recovery, Waiting};
 use crate::block::{Block, EncodedBlock};
 use crate::chain::Chain;
 
@@ -317,6 +317,10 @@ impl Log for MemoryLog {
 
     fn reader(&self) -> Arc<dyn LogReader> {
         Arc::new(self.disk.clone())
+    }
+
+    fn waiting(&self) -> Waiting {
+        Arc::new(|| None)
     }
 
     fn block_bytes_max(&self) -> usize {

@@ -15,6 +15,9 @@ mod progress;
 
 pub use progress::{BlockCounts, Positions, Progress};
 
+/// How long the oldest block in flight has waited; see [`Log::waiting`].
+pub type Waiting = Arc<dyn Fn() -> Option<Duration> + Send + Sync>;
+
 /// Where blocks are appended, by one writer.
 ///
 /// There are no default methods: an implementation that forgets one does not compile.
@@ -34,6 +37,10 @@ pub trait Log: Send {
 
     /// The most bytes of an encoded block that `append` takes.
     fn block_bytes_max(&self) -> usize;
+
+    /// Says, whenever it is asked and from any thread, how long the oldest appended block has waited for its
+    /// acknowledgement; `None` while none waits, and always where a block has its place when `append` returns.
+    fn waiting(&self) -> Waiting;
 
     /// Makes everything appended durable and ends the log's threads. Waits at most `wait_max`; a log that cannot
     /// finish by then is poisoned with [`LogError::CloseTimeout`]. Everything afterwards is refused.

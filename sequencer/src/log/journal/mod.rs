@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use self::preparer::{Prepared, Preparer};
 use self::reader::FolderReader;
 use super::flusher::{FlushTarget, Flusher};
-use super::{Log, LogError, LogReader, Progress, ReadError, Recovery};
+use super::{Log, LogError, LogReader, Progress, ReadError, Recovery, Waiting};
 use crate::block::EncodedBlock;
 
 mod frame;
@@ -356,6 +356,10 @@ impl Log for Journal {
         Arc::new(FolderReader {
             dir: self.dir.clone(),
         })
+    }
+
+    fn waiting(&self) -> Waiting {
+        Arc::new(|| None)
     }
 
     fn block_bytes_max(&self) -> usize {

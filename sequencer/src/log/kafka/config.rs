@@ -84,7 +84,8 @@ impl KafkaConfig {
         self.block_bytes_max + MESSAGE_OVERHEAD_BYTES
     }
 
-    pub(super) fn client(&self) -> ClientConfig {
+    /// What every client of these brokers is told, for the log and for other topics beside it.
+    pub fn client(&self) -> ClientConfig {
         let mut client = ClientConfig::new();
         for (name, value) in &self.properties {
             client.set(name, value);

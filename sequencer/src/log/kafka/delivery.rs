@@ -11,9 +11,11 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rdkafka::ClientContext;
+use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::message::Message;
 use rdkafka::producer::{DeliveryResult, ProducerContext};
 
+use super::brokers::Complaints;
 use super::config::KafkaStep;
 use super::reading::{Topic, decode};
 use crate::block::Hash;
@@ -55,6 +57,8 @@ pub(super) struct Deliveries {
     pub(super) topic: Arc<Topic>,
     pub(super) progress: Arc<Progress>,
     pub(super) state: Mutex<State>,
+    /// What the client says of its connections.
+    pub(super) complaints: Complaints,
 }
 
 impl Deliveries {
@@ -77,6 +81,7 @@ impl Deliveries {
             topic,
             progress,
             state: Mutex::new(state),
+            complaints: Complaints::default(),
         }
     }
 
@@ -106,13 +111,7 @@ impl Deliveries {
             return Ok(());
         };
         let first_sequence = front.first_sequence;
-        let unsettled = |reason: String| LogError::Append {
-            first_sequence,
-            target: self.topic.config.target(),
-            source: Arc::new(std::io::Error::other(format!(
-                "{reason}; whether the block is in the log is settled by reading it at the next start"
-            ))),
-        };
+        let unsettled = |reason: String| self.unsettled(first_sequence, &reason);
         if front.number != number {
             let expected = front.number;
             return Err(unsettled(format!(
@@ -155,6 +154,17 @@ impl Deliveries {
             }
         }
         Ok(())
+    }
+
+    /// A block of which only the log says what became of it.
+    pub(super) fn unsettled(&self, first_sequence: u64, reason: &str) -> LogError {
+        LogError::Append {
+            first_sequence,
+            target: self.topic.config.target(),
+            source: Arc::new(std::io::Error::other(format!(
+                "{reason}; whether the block is in the log is settled by reading it at the next start"
+            ))),
+        }
     }
 
     /// Reads what lies between the offset that was expected and the oldest block in flight; returns the block's offset.
@@ -285,6 +295,19 @@ impl Deliveries {
         state.in_flight.front().map(|block| block.sent.elapsed())
     }
 
+    /// The client has given up for good, and answers nothing that it was handed: it got no producer id, for instance,
+    /// because this user may not write.
+    fn give_up(&self, reason: &str) {
+        let reason = format!("the client has given up: {reason}");
+        let mut state = self.state.lock();
+        if let Some(waiting) = state.marker.take() {
+            let _ = waiting.send(Err(reason));
+        } else if !self.progress.is_poisoned() {
+            let cause = self.unsettled(self.progress.positions().appended_seq + 1, &reason);
+            self.step_down(&mut state, cause);
+        }
+    }
+
     /// Ends this leader: nothing more is acknowledged, released or sent.
     pub(super) fn step_down(&self, state: &mut State, cause: LogError) {
         tracing::error!(topic = %self.topic.config.topic, %cause, "this leader stops");
@@ -302,8 +325,12 @@ impl State {
 
 impl ClientContext for Deliveries {
     fn error(&self, error: rdkafka::error::KafkaError, reason: &str) {
-        // The client goes on by itself; what it gives up comes as the answer to a block.
+        // The client goes on by itself; what it gives up comes as the answer to a block, unless it gives up for good.
         tracing::warn!(topic = %self.topic.config.topic, %error, reason, "Kafka");
+        self.complaints.note(&error, reason);
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
+            self.give_up(reason);
+        }
     }
 }
 

@@ -18,7 +18,7 @@ pub enum KafkaError {
     },
     /// No broker answered in time.
     #[error(
-        "no broker at {brokers} answered within {waited_ms} ms ({source}); is it running, and does it advertise an address that can be reached from here?"
+        "no broker at {brokers} answered within {waited_ms} ms: {cause}; is it running, and does it advertise an address that can be reached from here?"
     )]
     Unreachable {
         /// The brokers.
@@ -26,7 +26,17 @@ pub enum KafkaError {
         /// How long was waited.
         waited_ms: u64,
         /// The last answer.
-        source: ClientError,
+        cause: String,
+    },
+    /// The brokers do not let this client in, or it does not believe them.
+    #[error(
+        "{brokers} and this client do not come together: {reason}; see security_protocol, sasl_mechanism, sasl_username, sasl_password_file and ca_file"
+    )]
+    Refused {
+        /// The brokers.
+        brokers: String,
+        /// What was said, by the broker or by the client.
+        reason: String,
     },
     /// The brokers answered, but not to this.
     #[error("{action} {target}: {reason}")]

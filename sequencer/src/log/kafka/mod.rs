@@ -21,10 +21,11 @@ use self::delivery::{Deliveries, InFlight, MarkerAnswer};
 use self::error::not_linked;
 use self::reading::{BLOCK_HEADER, MESSAGE_FORMAT, PARTITION, Topic, TopicReader, decode};
 use super::flusher::Flusher;
-use super::{Log, LogError, LogReader, Progress, Recovery};
+use super::{Log, LogError, LogReader, Progress, Recovery, Waiting};
 use crate::block::{Block, BlockHeader, EncodedBlock, Hash};
 use crate::chain::{Chain, Standing};
 
+mod brokers;
 mod config;
 mod delivery;
 mod error;
@@ -38,6 +39,7 @@ pub use config::{KafkaConfig, KafkaFaults, KafkaStep};
 pub use error::KafkaError;
 pub use follower::{Followed, KafkaFollower};
 pub use place::KafkaPlace;
+pub use reading::is_final;
 
 /// How long the polling thread waits for an answer before it looks whether it should end.
 const POLL: Duration = Duration::from_millis(50);
@@ -287,13 +289,16 @@ impl KafkaLog {
             .map_err(|reason| no_marker(config, reason))?;
         match receiver.recv_timeout(config.open_wait_max) {
             Ok(Ok(offset)) => Ok(Marker { key, offset }),
-            Ok(Err(reason)) => Err(no_marker(config, reason)),
+            Ok(Err(reason)) => {
+                let fatal = self.producer.client().fatal_error();
+                let reason =
+                    fatal.map_or(reason, |(_, why)| format!("the client has given up: {why}"));
+                Err(no_marker(config, reason))
+            }
             Err(_) => {
                 let waited_ms = config.open_wait_max.as_millis();
-                Err(no_marker(
-                    config,
-                    format!("no answer within {waited_ms} ms"),
-                ))
+                let late = format!("no answer within {waited_ms} ms");
+                Err(no_marker(config, self.deliveries.complaints.beside(late)))
             }
         }
     }
@@ -418,6 +423,11 @@ impl Log for KafkaLog {
         self.topic.config.block_bytes_max
     }
 
+    fn waiting(&self) -> Waiting {
+        let deliveries = Arc::clone(&self.deliveries);
+        Arc::new(move || deliveries.oldest())
+    }
+
     fn close(&mut self, wait_max: Duration) -> Result<(), LogError> {
         self.closed = true;
         let deadline = Instant::now() + wait_max;
@@ -475,13 +485,9 @@ fn poll(producer: &BaseProducer<Deliveries>, stop: &AtomicBool) {
         producer.poll(POLL);
         if !purged && deliveries.oldest().is_some_and(|age| age > wait_max) {
             let waited_ms = wait_max.as_millis();
-            let cause = LogError::Append {
-                first_sequence: deliveries.progress.positions().appended_seq + 1,
-                target: deliveries.topic.config.target(),
-                source: Arc::new(std::io::Error::other(format!(
-                    "not acknowledged within {waited_ms} ms; whether the block is in the log is settled by reading it at the next start"
-                ))),
-            };
+            let first_sequence = deliveries.progress.positions().appended_seq + 1;
+            let late = format!("not acknowledged within {waited_ms} ms");
+            let cause = deliveries.unsettled(first_sequence, &deliveries.complaints.beside(late));
             deliveries.step_down(&mut deliveries.state.lock(), cause);
         }
         if !purged && deliveries.progress.is_poisoned() {

@@ -57,7 +57,7 @@ impl Found {
 
 /// Whether reading cannot go on after this: the client gave up, or the offset is not there, because the topic was cut or
 /// made again. Everything else the client tries again by itself.
-pub(super) fn is_final(error: &ClientError) -> bool {
+pub fn is_final(error: &ClientError) -> bool {
     matches!(
         error,
         ClientError::MessageConsumptionFatal(_)

@@ -7,16 +7,17 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, Top
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::RDKafkaErrorCode;
 
+use super::brokers::{Brokers, QUESTION};
 use super::config::KafkaConfig;
 use super::error::KafkaError;
 
-/// How long one question to a broker may take.
-const QUESTION: Duration = Duration::from_secs(5);
-/// How often a wait for the brokers is spoken of.
-const SPEAK: Duration = Duration::from_secs(5);
+/// The longest that the client takes as the bound of a request.
+const REQUEST_MAX: Duration = Duration::from_secs(3600);
 
 /// Waits for the brokers, makes the topic if it is not there and `make` says so, and checks its settings.
 pub(super) fn ensure(config: &KafkaConfig, make: bool) -> Result<(), KafkaError> {
+    let brokers = Brokers::new(config)?;
+    let mut partitions = brokers.partitions()?;
     let admin: AdminClient<DefaultClientContext> =
         config
             .client()
@@ -25,7 +26,6 @@ pub(super) fn ensure(config: &KafkaConfig, make: bool) -> Result<(), KafkaError>
                 brokers: config.brokers.clone(),
                 source,
             })?;
-    let mut partitions = wait_for_brokers(config, &admin)?;
     if partitions.is_none() {
         if !make {
             let target = config.target();
@@ -36,7 +36,7 @@ pub(super) fn ensure(config: &KafkaConfig, make: bool) -> Result<(), KafkaError>
         let deadline = Instant::now() + config.open_wait_max;
         while partitions.is_none() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(20));
-            partitions = wait_for_brokers(config, &admin)?;
+            partitions = brokers.partitions()?;
         }
     }
     let Some(partitions) = partitions else {
@@ -44,57 +44,6 @@ pub(super) fn ensure(config: &KafkaConfig, make: bool) -> Result<(), KafkaError>
         return Err(KafkaError::Missing { target });
     };
     check(config, &admin, partitions)
-}
-
-/// The count of the topic's partitions; `None` if there is no such topic.
-fn wait_for_brokers(
-    config: &KafkaConfig,
-    admin: &AdminClient<DefaultClientContext>,
-) -> Result<Option<usize>, KafkaError> {
-    let started = Instant::now();
-    let mut spoken = started;
-    loop {
-        let left = config
-            .open_wait_max
-            .saturating_sub(started.elapsed())
-            .max(Duration::from_millis(1));
-        let cause = match admin
-            .inner()
-            .fetch_metadata(Some(&config.topic), left.min(QUESTION))
-        {
-            Ok(metadata) => {
-                let Some(topic) = metadata
-                    .topics()
-                    .iter()
-                    .find(|topic| topic.name() == config.topic)
-                else {
-                    return Ok(None);
-                };
-                match topic.error().map(RDKafkaErrorCode::from) {
-                    None => return Ok(Some(topic.partitions().len())),
-                    Some(
-                        RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic,
-                    ) => return Ok(None),
-                    // A leader is being elected, for instance.
-                    Some(code) => rdkafka::error::KafkaError::MetadataFetch(code),
-                }
-            }
-            Err(cause) => cause,
-        };
-        if started.elapsed() >= config.open_wait_max {
-            let waited_ms = u64::try_from(config.open_wait_max.as_millis()).unwrap_or(u64::MAX);
-            return Err(KafkaError::Unreachable {
-                brokers: config.brokers.clone(),
-                waited_ms,
-                source: cause,
-            });
-        }
-        if spoken.elapsed() >= SPEAK {
-            spoken = Instant::now();
-            tracing::warn!(brokers = %config.brokers, %cause, "waiting for Kafka");
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
 }
 
 /// Settings that a log needs: name, value for a topic that is made, and whether another value will do.
@@ -136,7 +85,7 @@ fn create(
         topic = topic.set(name, value);
     }
     let options = AdminOptions::new()
-        .request_timeout(Some(config.open_wait_max))
+        .request_timeout(Some(config.open_wait_max.min(REQUEST_MAX)))
         .operation_timeout(Some(QUESTION));
     let made = block_on(admin.create_topics([&topic], &options))
         .map_err(|error| failed(error.to_string()))?;
@@ -160,7 +109,7 @@ fn check(
         target: config.target(),
         reason,
     };
-    let options = AdminOptions::new().request_timeout(Some(config.open_wait_max));
+    let options = AdminOptions::new().request_timeout(Some(config.open_wait_max.min(REQUEST_MAX)));
     let described =
         block_on(admin.describe_configs([&ResourceSpecifier::Topic(&config.topic)], &options))
             .map_err(|error| failed(error.to_string()))?;

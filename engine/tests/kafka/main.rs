@@ -2,9 +2,15 @@
 #![cfg(feature = "kafka")]
 #![allow(missing_docs, clippy::unwrap_used)]
 
-#[path = "../../sequencer/tests/common/broker.rs"]
+#[path = "../../../sequencer/tests/common/broker.rs"]
 mod broker;
+#[path = "../common/mod.rs"]
 mod common;
+mod input;
+mod letters;
+mod rate;
+mod signs;
+mod topics;
 
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -16,11 +22,7 @@ use karat_engine::service::{Mode, Service};
 use karat_proto::v1::command::Kind;
 use karat_proto::{Code, v1};
 use prost::Message as _;
-use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::Message;
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use rdkafka::{Offset, TopicPartitionList};
+use topics::{messages, send, until_there};
 
 /// A realm that nobody else uses, with all of its topics.
 fn on_kafka(config: &mut Config) {
@@ -47,46 +49,6 @@ fn json(output: &Output) -> serde_json::Value {
         String::from_utf8_lossy(&output.stderr)
     );
     serde_json::from_slice(&output.stdout).unwrap()
-}
-
-fn send(topic: &str, messages: &[Vec<u8>]) {
-    let producer: BaseProducer = ClientConfig::new()
-        .set("bootstrap.servers", address())
-        // More than a message of commands may have, so that one can be too large.
-        .set("message.max.bytes", "9000000")
-        .create()
-        .unwrap();
-    for message in messages {
-        let record: BaseRecord<'_, (), [u8]> = BaseRecord::to(topic).payload(message);
-        producer.send(record).map_err(|(error, _)| error).unwrap();
-        // One by one, so that they keep their order also when one of them is slow.
-        producer.flush(Duration::from_secs(60)).unwrap();
-    }
-}
-
-/// Every message that is on a topic now.
-fn messages(topic: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
-    let consumer: BaseConsumer = ClientConfig::new()
-        .set("bootstrap.servers", address())
-        .set("group.id", "test")
-        .create()
-        .unwrap();
-    let wait = Duration::from_secs(30);
-    let (low, high) = consumer.fetch_watermarks(topic, 0, wait).unwrap();
-    let mut place = TopicPartitionList::new();
-    place
-        .add_partition_offset(topic, 0, Offset::Offset(low))
-        .unwrap();
-    consumer.assign(&place).unwrap();
-    let mut found = Vec::new();
-    while (found.len() as i64) < high - low {
-        let message = consumer.poll(wait).expect("a message comes").unwrap();
-        found.push((
-            message.key().unwrap_or_default().to_vec(),
-            message.payload().unwrap_or_default().to_vec(),
-        ));
-    }
-    found
 }
 
 fn deposit(amount: u64) -> v1::Command {
@@ -206,20 +168,7 @@ async fn commands_from_a_topic_are_taken_once_over_restarts_and_the_rest_becomes
         vec![0xff; 3 << 20],
         deposit(3).encode_to_vec(),
     ];
-    eventually("the topic", || {
-        let commands = commands.clone();
-        async move {
-            let consumer: BaseConsumer = ClientConfig::new()
-                .set("bootstrap.servers", address())
-                .create()
-                .ok()?;
-            consumer
-                .fetch_watermarks(&commands, 0, Duration::from_secs(5))
-                .ok()
-                .map(|_| ())
-        }
-    })
-    .await;
+    until_there(&commands).await;
     send(&commands, &some);
     until_balance(&mut realm, 123).await;
     // Stopped and started again, twice: nothing is taken a second time.
@@ -277,12 +226,12 @@ async fn commands_from_a_topic_are_taken_once_over_restarts_and_the_rest_becomes
     let deposits = eventually("the events", || {
         let found = messages(&events);
         async move {
-            let places: Vec<&Vec<u8>> = found.iter().map(|(key, _)| key).collect();
+            let places: Vec<&Vec<u8>> = found.iter().map(|found| &found.key).collect();
             assert!(places.windows(2).all(|pair| pair[0] < pair[1]));
             let deposits = found
                 .iter()
-                .filter(|(_, payload)| {
-                    let event = v1::Event::decode(&payload[..]).unwrap();
+                .filter(|found| {
+                    let event = v1::Event::decode(&found.payload[..]).unwrap();
                     matches!(event.kind, Some(v1::event::Kind::Deposited(_)))
                 })
                 .count() as u64;
