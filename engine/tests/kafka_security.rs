@@ -199,10 +199,13 @@ fn a_port_that_speaks_something_else_is_named_with_the_clients_guess_within_the_
     );
     assert!(error.to_string().contains("wants TLS"), "{error}");
     if TLS {
-        let told = refused(&KafkaSettings {
+        // And the other way round.
+        let settings = KafkaSettings {
             brokers: by(0).brokers,
+            open_wait_ms: 3000,
             ..encrypted()
-        });
+        };
+        let told = lead(&settings).err().unwrap().to_string();
         assert!(told.contains("SSL handshake failed"), "{told}");
     }
 }

@@ -83,14 +83,14 @@ fn with_guess(message: &str) -> String {
 }
 
 impl ClientContext for Complaints {
-    /// A connection that failed is a matter of information to the client; only this says what it guesses.
+    /// A connection that failed is often a matter of information to the client, and only this says what it guesses.
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        if facility == "FAIL" {
+            self.0.lock().last = Some(with_guess(message));
+            return;
+        }
         match level {
-            RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => {
-                if facility == "FAIL" {
-                    self.0.lock().last = Some(with_guess(message));
-                }
-            }
+            RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => {}
             _ => tracing::warn!(facility, message, "Kafka"),
         }
     }
