@@ -165,7 +165,7 @@ pub struct GatewayConfig {
     /// This build has no authentication yet: it refuses to listen beyond this machine unless this is set, because whoever
     /// reaches the port can act for everybody.
     pub allow_remote: bool,
-    /// Threads that serve connections; 0 for half the processors, at least two.
+    /// Threads that serve connections alone, each connection by one of them; 0 for threads that share their tasks.
     pub threads: usize,
     /// Streams open at once, over all connections.
     pub streams_max: usize,

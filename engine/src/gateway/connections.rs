@@ -1,14 +1,15 @@
-//! The threads that serve connections. Each connection belongs to one of them, which reads its requests, puts them into the
-//! log and answers them alone.
+//! Threads of their own for connections (`gateway.threads`). Each connection belongs to one of them, which reads its requests,
+//! puts them into the log and answers them alone.
 //!
-//! Threads that share their tasks would do the same work dearer: whenever a task becomes ready on one of them it wakes another
-//! to look for work, which finds none while commands come one by one. On two processors that was two wake-ups a command.
+//! Threads that share their tasks do the same work dearer: whenever a task becomes ready on one of them it wakes another to
+//! look for work, which finds none while commands come one by one. What those wake-ups buy is that the processors do not fall
+//! asleep. On two processors, in turns: at 10,000 commands a second p50 225-273 us on threads of their own and 310-472 us on
+//! shared ones, p99 alike; at 5,000 p50 259-298 and 175-181 us, p99 787-2,202 and 600-1,327 us. So shared ones are the default.
 
-use std::num::NonZero;
 use std::time::Duration;
 
-use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use futures::{Stream, StreamExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch as signal};
 use tokio_stream::wrappers::ReceiverStream;
@@ -31,13 +32,6 @@ pub(super) struct ConnectionThreads {
     ended: FuturesUnordered<oneshot::Receiver<Result<(), GatewayError>>>,
 }
 
-/// How many threads serve when the configuration names no number: half the processors, so that the log, the ledger and the
-/// clients of the same machine have some left; at least two, so that one connection's large request or a slow write of the
-/// disk does not hold every connection.
-pub(super) fn threads_by_processors() -> usize {
-    (std::thread::available_parallelism().map_or(1, NonZero::get) / 2).max(2)
-}
-
 impl ConnectionThreads {
     /// Starts so many threads.
     ///
@@ -57,7 +51,7 @@ impl ConnectionThreads {
                 .map_err(GatewayError::Thread)?;
             let (queue, connections) = mpsc::channel(NEW_CONNECTIONS_MAX);
             let (end, ending) = oneshot::channel();
-            let serving = serve(router.clone(), connections, stop.clone());
+            let serving = serve_queue(router.clone(), connections, stop.clone());
             std::thread::Builder::new()
                 .name("karat-gateway".to_owned())
                 .spawn(move || {
@@ -128,21 +122,28 @@ async fn stopped(stop: &mut signal::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
-/// Serves what comes through the queue; on `stop` no new stream is taken, and open ones get some time to end.
-async fn serve(
+async fn serve_queue(
     router: Router,
     connections: mpsc::Receiver<std::net::TcpStream>,
-    mut stop: signal::Receiver<bool>,
+    stop: signal::Receiver<bool>,
 ) -> Result<(), GatewayError> {
     let registered = |connection: std::net::TcpStream| {
         connection.set_nodelay(true)?;
         TcpStream::from_std(connection)
     };
+    let incoming = ReceiverStream::new(connections).map(registered);
+    serve(router, incoming, stop).await
+}
+
+/// Serves what comes in; on `stop` no new stream is taken, and open ones get some time to end.
+pub(super) async fn serve(
+    router: Router,
+    incoming: impl Stream<Item = std::io::Result<TcpStream>>,
+    mut stop: signal::Receiver<bool>,
+) -> Result<(), GatewayError> {
     let mut graceful = stop.clone();
-    let serving = router.serve_with_incoming_shutdown(
-        ReceiverStream::new(connections).map(registered),
-        async move { stopped(&mut graceful).await },
-    );
+    let serving =
+        router.serve_with_incoming_shutdown(incoming, async move { stopped(&mut graceful).await });
     tokio::select! {
         served = serving => served.map_err(GatewayError::Serve),
         () = async {

@@ -28,6 +28,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch as signal};
 use tonic::service::Routes;
 use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
 use tonic::{Response, Status};
 use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 
@@ -87,7 +88,7 @@ pub struct Gateway {
     pub latencies: Arc<Latencies>,
     /// Where answers spend their time.
     pub stages: StageCounts,
-    /// The threads that share their tasks, beside those of the connections.
+    /// The threads that share their tasks; those of the connections too, unless they have threads of their own.
     shared: Handle,
     streams: Arc<Semaphore>,
     door_refusals: Vec<AtomicU64>,
@@ -213,13 +214,17 @@ impl Gateway {
         let reflection = reflection()?;
         let router = server(self.core.config.gateway.streams_a_connection_max)
             .add_routes(self.routes().add_service(health).add_service(reflection));
-        let threads = match self.core.config.gateway.threads {
-            0 => connections::threads_by_processors(),
-            threads => threads,
-        };
-        ConnectionThreads::start(threads, &router, &stop)?
-            .accept(listener, stop)
-            .await
+        match self.core.config.gateway.threads {
+            0 => {
+                let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+                connections::serve(router, incoming, stop).await
+            }
+            threads => {
+                ConnectionThreads::start(threads, &router, &stop)?
+                    .accept(listener, stop)
+                    .await
+            }
+        }
     }
 }
 

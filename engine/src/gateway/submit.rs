@@ -150,8 +150,9 @@ struct StreamReader {
 }
 
 impl StreamReader {
-    /// Serves small requests on the connection's own thread. From the first large one on the stream belongs to the threads
-    /// that share their tasks: there its requests are decoded and checked beside the connection's reading and answering.
+    /// Serves small requests where the connection is served. From the first large one on the stream belongs to the threads
+    /// that share their tasks, also where the connection has a thread of its own: there its requests are decoded and checked
+    /// beside the connection's reading and answering.
     ///
     /// An error is the client gone or a message too large, which tonic has answered; what was taken stays taken.
     async fn run(mut self, mut requests: Streaming<v1::SubmitRequest>) {

@@ -200,7 +200,15 @@ async fn malformed_queries_are_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_of_one_stream_keep_their_order_whatever_their_size() {
-    let mut realm = Realm::start().await;
+    keep_their_order(Realm::start().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_keep_their_order_where_connections_have_threads_of_their_own() {
+    keep_their_order(Realm::start_with(|config| config.gateway.threads = 2).await).await;
+}
+
+async fn keep_their_order(mut realm: Realm) {
     let sizes = [1, 3, 500, 1, 8, 9, 1, 1000, 2, 1];
     let requests = sizes.map(|size| v1::SubmitRequest {
         ack: AckLevel::Sequenced.into(),
