@@ -5,15 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use karat_proto::convert;
-use parking_lot::Mutex;
 use prost::Message as _;
-use rdkafka::ClientContext;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, Message, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset, TopicPartitionList};
 
+use super::failure::Failure;
 use super::topics::{Topics, TopicsError};
 use super::{KafkaPartError, SCHEMA, SCHEMA_HEADER};
 use crate::core::Core;
@@ -25,22 +24,6 @@ const EVENTS_A_STEP: usize = 4096;
 const PAUSE: Duration = Duration::from_millis(5);
 /// How long the last message of the topic may take to come.
 const TAIL_WAIT: Duration = Duration::from_secs(30);
-
-/// The first failure of a message.
-#[derive(Default)]
-struct Failure(Mutex<Option<String>>);
-
-impl ClientContext for Failure {}
-
-impl ProducerContext for Failure {
-    type DeliveryOpaque = ();
-
-    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
-        if let Err((error, _)) = result {
-            self.0.lock().get_or_insert_with(|| error.to_string());
-        }
-    }
-}
 
 pub(super) async fn run(core: Arc<Core>) -> Result<(), KafkaPartError> {
     let topics = super::topics(&core.config.log.kafka, &core.config.realm.name)?;
@@ -94,7 +77,7 @@ async fn publish(
         }
     }
     producer.poll(Duration::ZERO);
-    match producer.context().0.lock().take() {
+    match producer.context().take() {
         None => Ok(()),
         Some(reason) => Err(failed(reason)),
     }

@@ -11,6 +11,7 @@
 pub mod dead_letters;
 pub mod directory;
 mod events;
+mod failure;
 pub mod follower;
 pub mod group;
 mod ingress;

@@ -11,16 +11,16 @@ use std::time::{Duration, Instant};
 
 use futures::executor::block_on;
 use karat_sequencer::{IngressOffset, KafkaPlace};
-use parking_lot::Mutex;
 use rdkafka::admin::{AdminClient, AdminOptions};
-use rdkafka::client::{ClientContext, DefaultClientContext};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Header, Headers, Message, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use rdkafka::{Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
 
+use super::failure::Failure;
 use super::topics::{Topics, TopicsError};
 use super::{KafkaPartError, SCHEMA, SCHEMA_HEADER};
 use crate::config::KafkaSettings;
@@ -116,22 +116,6 @@ pub struct Manifest {
 pub struct SnapshotTopic {
     name: String,
     topics: Topics,
-}
-
-/// The first message that was not delivered.
-#[derive(Default)]
-struct Failure(Mutex<Option<String>>);
-
-impl ClientContext for Failure {}
-
-impl ProducerContext for Failure {
-    type DeliveryOpaque = ();
-
-    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
-        if let Err((error, _)) = result {
-            self.0.lock().get_or_insert_with(|| error.to_string());
-        }
-    }
 }
 
 impl SnapshotTopic {
@@ -258,7 +242,7 @@ impl SnapshotTopic {
         producer
             .flush(WRITE_WAIT)
             .map_err(|error| self.write_error(error))?;
-        match producer.context().0.lock().take() {
+        match producer.context().take() {
             Some(reason) => Err(self.write_error(reason)),
             None => Ok(()),
         }
