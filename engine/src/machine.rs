@@ -145,6 +145,8 @@ impl Machine for LedgerMachine {
         let time_ms = context.header.time_ms;
         let mut last_sequence = first_sequence;
         let publishes = self.events.is_some();
+        // A trade is the hand-over and what is due for settlement of it; the buffer goes away with the block's events.
+        self.buffer.reserve(2 * commands.len());
         for (index, sequence) in (first_sequence..).take(commands.len()).enumerate() {
             last_sequence = sequence;
             let applied = ApplyContext {

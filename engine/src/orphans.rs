@@ -128,8 +128,8 @@ fn for_each_named(core: &Arc<Core>, mut named: impl FnMut(&Digest)) -> Result<()
         }
         for event in blocks.iter().flat_map(|block| &block.events) {
             match &event.kind {
-                EventKind::Minted { content, .. } | EventKind::Revised { content, .. } => {
-                    named(&content.digest);
+                EventKind::Minted { made, .. } | EventKind::Revised { made, .. } => {
+                    named(&made.content.digest);
                 }
                 EventKind::BatchSealed { payload, .. } => named(payload),
                 _ => {}

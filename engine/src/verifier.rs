@@ -153,22 +153,13 @@ impl Verifier {
 
     /// Gives the agents the version that a mint or a revision made, if it still waits for its verdict.
     async fn offer_version(&self, event: &Event) {
-        let (asset, version, content, traits, lineage) = match &event.kind {
-            EventKind::Minted {
-                asset,
-                content,
-                traits,
-                lineage,
-                ..
-            } => (*asset, 1, content, traits, lineage),
+        let (asset, version, made) = match &event.kind {
+            EventKind::Minted { asset, made, .. } => (*asset, 1, made),
             EventKind::Revised {
                 asset,
                 version,
-                content,
-                traits,
-                lineage,
-                ..
-            } => (*asset, *version, content, traits, lineage),
+                made,
+            } => (*asset, *version, made),
             _ => return,
         };
         let Some(now) = self.core.view.asset(asset) else {
@@ -181,9 +172,9 @@ impl Verifier {
             asset,
             version,
             collection: now.collection,
-            content: *content,
-            traits: *traits,
-            lineage: lineage.clone(),
+            content: made.content,
+            traits: made.traits,
+            lineage: made.lineage.clone(),
             parent_version: version - 1,
             sequence: event.sequence,
             born: Instant::now(),

@@ -216,7 +216,7 @@ impl View {
             EventKind::ModelRetired { digest } => {
                 self.change_model(digest, |model| model.stage = ModelStage::Retired);
             }
-            EventKind::PolicySet { policy } => self.policy.store(Arc::new(policy.clone())),
+            EventKind::PolicySet { policy } => self.policy.store(Arc::new((**policy).clone())),
             EventKind::Paused { paused } => self.paused.store(*paused, Ordering::Release),
             EventKind::BatchCut { .. }
             | EventKind::BatchSealed { .. }

@@ -85,19 +85,41 @@ pub enum LeafKind {
     Redeemed,
 }
 
+/// What a version of an asset is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Made {
+    /// Its content.
+    pub content: Content,
+    /// Its traits.
+    pub traits: Traits,
+    /// Its provenance.
+    pub lineage: Lineage,
+    /// Its metadata digest.
+    pub metadata: Digest,
+}
+
+/// How a realm began.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RealmOpened {
+    /// Its name.
+    pub realm: String,
+    /// Operator.
+    pub operator: Account,
+    /// Verifier.
+    pub verifier: Account,
+    /// Settler.
+    pub settler: Account,
+}
+
 /// Every kind of change.
+///
+/// A trade makes two events, so their size is memory that the writer touches for every command: what is rare and large is boxed.
 #[derive(Clone, Debug, PartialEq)]
 pub enum EventKind {
     /// The realm began.
     RealmOpened {
-        /// Its name.
-        realm: String,
-        /// Operator.
-        operator: Account,
-        /// Verifier.
-        verifier: Account,
-        /// Settler.
-        settler: Account,
+        /// Its name, and who may do what.
+        opened: Box<RealmOpened>,
     },
     /// A collection exists.
     CollectionCreated {
@@ -123,14 +145,8 @@ pub enum EventKind {
         collection: CollectionId,
         /// Its owner, or nobody.
         owner: Account,
-        /// Its content.
-        content: Content,
-        /// Its traits.
-        traits: Traits,
-        /// Its provenance.
-        lineage: Lineage,
-        /// Its metadata digest.
-        metadata: Digest,
+        /// What it is.
+        made: Box<Made>,
     },
     /// An asset has a new version, pending.
     Revised {
@@ -138,14 +154,8 @@ pub enum EventKind {
         asset: AssetId,
         /// The new version.
         version: u32,
-        /// Its content.
-        content: Content,
-        /// Its traits.
-        traits: Traits,
-        /// Its provenance.
-        lineage: Lineage,
-        /// Its metadata digest.
-        metadata: Digest,
+        /// What it is.
+        made: Box<Made>,
     },
     /// An asset changed hands; its version stays.
     Transferred {
@@ -286,7 +296,7 @@ pub enum EventKind {
     /// The policy changed.
     PolicySet {
         /// The new one.
-        policy: Policy,
+        policy: Box<Policy>,
     },
     /// Players' commands are refused, or taken again.
     Paused {
@@ -351,6 +361,8 @@ pub enum EventKind {
         settled_seq: u64,
     },
 }
+
+const _: () = assert!(size_of::<Event>() <= 128);
 
 impl EventKind {
     /// The asset that the event is about, if it is about one.

@@ -24,7 +24,7 @@ use crate::state::Ledger;
 use crate::state::accounts::NOBODY;
 use crate::state::asset::{Asset, is_ended};
 use karat_proto::command::{Mint, Revise};
-use karat_proto::event::{AssetState, EventKind, LeafKind, TransferCause, Winner};
+use karat_proto::event::{AssetState, EventKind, LeafKind, Made, TransferCause, Winner};
 use karat_proto::{Account, AssetId, Code, limits};
 
 impl Ledger {
@@ -73,10 +73,12 @@ impl Ledger {
             asset: id,
             collection: mint.collection,
             owner: mint.owner,
-            content: mint.content,
-            traits: mint.traits,
-            lineage: mint.lineage.clone(),
-            metadata: mint.metadata,
+            made: Box::new(Made {
+                content: mint.content,
+                traits: mint.traits,
+                lineage: mint.lineage.clone(),
+                metadata: mint.metadata,
+            }),
         });
         if settles {
             self.settlement_due(step, id, LeafKind::Held);
@@ -132,10 +134,12 @@ impl Ledger {
         step.emit(EventKind::Revised {
             asset: id,
             version,
-            content: revise.content,
-            traits: revise.traits,
-            lineage: revise.lineage.clone(),
-            metadata: revise.metadata,
+            made: Box::new(Made {
+                content: revise.content,
+                traits: revise.traits,
+                lineage: revise.lineage.clone(),
+                metadata: revise.metadata,
+            }),
         });
         if settles {
             self.settlement_due(step, id, LeafKind::Held);

@@ -4,7 +4,7 @@ use crate::apply::{Applied, Step};
 use crate::retries::RETRY_ENTRIES_MAX;
 use crate::state::Ledger;
 use karat_proto::command::{Genesis, Policy};
-use karat_proto::event::EventKind;
+use karat_proto::event::{EventKind, RealmOpened};
 use karat_proto::limits;
 use karat_proto::signing::is_model_key;
 use karat_proto::{Account, Code};
@@ -47,13 +47,15 @@ impl Ledger {
         }
         check_model_keys(&genesis.policy)?;
         step.emit(EventKind::RealmOpened {
-            realm: genesis.realm.clone(),
-            operator: roles.operator,
-            verifier: roles.verifier,
-            settler: roles.settler,
+            opened: Box::new(RealmOpened {
+                realm: genesis.realm.clone(),
+                operator: roles.operator,
+                verifier: roles.verifier,
+                settler: roles.settler,
+            }),
         });
         step.emit(EventKind::PolicySet {
-            policy: genesis.policy.clone(),
+            policy: Box::new(genesis.policy.clone()),
         });
         self.realm = Some(Realm {
             name: genesis.realm.clone(),
@@ -74,7 +76,7 @@ impl Ledger {
         check_model_keys(policy)?;
         realm.policy = policy.clone();
         step.emit(EventKind::PolicySet {
-            policy: policy.clone(),
+            policy: Box::new(policy.clone()),
         });
         Ok(0)
     }

@@ -76,6 +76,14 @@ impl Values {
             hash: self.digest(),
         }
     }
+    fn made(&mut self) -> Box<Made> {
+        Box::new(Made {
+            content: self.content(),
+            traits: self.traits(),
+            lineage: self.lineage(),
+            metadata: self.digest(),
+        })
+    }
     fn one_of<T: Copy>(&mut self, all: &[T]) -> T {
         all[self.next() as usize % all.len()]
     }
@@ -162,11 +170,11 @@ impl Values {
         let leaf = v.one_of(&[LeafKind::Held, LeafKind::Burned, LeafKind::Redeemed]);
         let role = v.one_of(&[ModelRole::Generator, ModelRole::Auditor]);
         vec![
-            EventKind::RealmOpened { realm: v.text(), operator: v.account(), verifier: v.account(), settler: v.account() },
+            EventKind::RealmOpened { opened: Box::new(RealmOpened { realm: v.text(), operator: v.account(), verifier: v.account(), settler: v.account() }) },
             EventKind::CollectionCreated { collection: v.short(), creator: v.account(), spec: Box::new(v.spec()) },
             EventKind::SeedRevealed { collection: v.short(), secret: v.digest() },
-            EventKind::Minted { asset: v.next(), collection: v.short(), owner: v.account(), content: v.content(), traits: v.traits(), lineage: v.lineage(), metadata: v.digest() },
-            EventKind::Revised { asset: v.next(), version: v.short(), content: v.content(), traits: v.traits(), lineage: v.lineage(), metadata: v.digest() },
+            EventKind::Minted { asset: v.next(), collection: v.short(), owner: v.account(), made: v.made() },
+            EventKind::Revised { asset: v.next(), version: v.short(), made: v.made() },
             EventKind::Transferred { asset: v.next(), version: v.short(), from: v.account(), to: v.account(), cause },
             EventKind::ClaimEntered { asset: v.next(), account: v.account(), closes_ms: v.next() },
             EventKind::ClaimLost { asset: v.next(), account: v.account(), command: v.id(), winner: v.winner() },
@@ -183,7 +191,7 @@ impl Values {
             EventKind::ModelSigned { digest: v.digest(), key: v.digest() },
             EventKind::ModelPromoted { digest: v.digest() },
             EventKind::ModelRetired { digest: v.digest() },
-            EventKind::PolicySet { policy: v.policy() },
+            EventKind::PolicySet { policy: Box::new(v.policy()) },
             EventKind::Paused { paused: v.flag() },
             EventKind::SettlementDue { asset: v.next(), collection: v.short(), owner: v.account(), version: v.short(), metadata: v.digest(), kind: leaf },
             EventKind::BatchCut { number: v.next(), first_sequence: v.next(), last_sequence: v.next(), changes: v.short() },
@@ -269,7 +277,9 @@ fn a_policy_without_later_fields_is_written_as_ever() {
             sequence: 1,
             index: 0,
             time_ms: 0,
-            kind: EventKind::PolicySet { policy },
+            kind: EventKind::PolicySet {
+                policy: Box::new(policy),
+            },
         };
         let mut bytes = Vec::new();
         encode_event(&event, &mut bytes);

@@ -179,7 +179,7 @@ impl Books {
 #[cfg(test)]
 mod tests {
     use karat_proto::command::Decision;
-    use karat_proto::event::LeafKind;
+    use karat_proto::event::{LeafKind, Made};
     use karat_proto::{Account, command};
 
     use super::*;
@@ -206,13 +206,15 @@ mod tests {
                 asset,
                 collection: 1,
                 owner: Account::NOBODY,
-                content: command::Content {
-                    digest: [0; 32],
-                    size: 1,
-                },
-                traits: command::Traits::default(),
-                lineage,
-                metadata: [0; 32],
+                made: Box::new(Made {
+                    content: command::Content {
+                        digest: [0; 32],
+                        size: 1,
+                    },
+                    traits: command::Traits::default(),
+                    lineage,
+                    metadata: [0; 32],
+                }),
             },
         )
     }

@@ -2,6 +2,7 @@
 
 use karat_ledger::codec;
 use karat_proto::Event;
+use karat_proto::event::{EventKind, Made};
 
 /// Bytes before the first event: three u64, a hash, a u32.
 pub(super) const HEADER_BYTES: usize = 60;
@@ -75,6 +76,14 @@ impl BlockEvents {
 
     /// Bytes that it takes in memory, roughly: what the hub's bound counts.
     pub fn memory_bytes(&self) -> usize {
-        std::mem::size_of::<BlockEvents>() + self.events.len() * std::mem::size_of::<Event>()
+        let made = self.events.iter().filter(|event| {
+            matches!(
+                event.kind,
+                EventKind::Minted { .. } | EventKind::Revised { .. }
+            )
+        });
+        size_of::<BlockEvents>()
+            + self.events.capacity() * size_of::<Event>()
+            + made.count() * size_of::<Made>()
     }
 }

@@ -109,8 +109,8 @@ impl Replay {
             self.histories.entry(asset).or_default().push(wire);
         }
         match &event.kind {
-            EventKind::Minted { content, .. } | EventKind::Revised { content, .. } => {
-                self.named.insert(content.digest);
+            EventKind::Minted { made, .. } | EventKind::Revised { made, .. } => {
+                self.named.insert(made.content.digest);
             }
             EventKind::SettlementDue {
                 asset,

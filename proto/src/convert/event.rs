@@ -6,9 +6,9 @@ use super::{
     Refused, account_bytes, command_id, digest_bytes, policy_to_wire, role_to_wire, spec_to_wire,
 };
 use crate::code::Code;
-use crate::command::{AgentKind, Content, Decision, Finding, Lineage, Traits};
-use crate::event::{AssetState, Event, EventKind, LeafKind, Outcome, TransferCause, Winner};
-use crate::ids::{CommandId, Digest};
+use crate::command::{AgentKind, Decision, Finding};
+use crate::event::{AssetState, Event, EventKind, LeafKind, Made, Outcome, TransferCause, Winner};
+use crate::ids::CommandId;
 use crate::v1;
 
 /// Writes an outcome; refusals carry their name and what to do.
@@ -137,29 +137,22 @@ pub fn verified_to_wire(
     }
 }
 
-fn made_to_wire(
-    asset: u64,
-    version: u32,
-    content: &Content,
-    traits: &Traits,
-    lineage: &Lineage,
-    metadata: &Digest,
-) -> v1::AssetMade {
+fn made_to_wire(asset: u64, version: u32, made: &Made) -> v1::AssetMade {
     v1::AssetMade {
         asset,
         collection: 0,
         owner: Bytes::new(),
         version,
-        digest: digest_bytes(&content.digest),
-        size: content.size,
-        traits: Bytes::copy_from_slice(traits.as_slice()),
+        digest: digest_bytes(&made.content.digest),
+        size: made.content.size,
+        traits: Bytes::copy_from_slice(made.traits.as_slice()),
         lineage: Some(v1::Lineage {
-            model: digest_bytes(&lineage.model),
-            variant: lineage.variant.clone(),
-            seed: digest_bytes(&lineage.seed),
+            model: digest_bytes(&made.lineage.model),
+            variant: made.lineage.variant.clone(),
+            seed: digest_bytes(&made.lineage.seed),
         }),
-        lineage_hash: digest_bytes(&lineage.hash),
-        metadata: digest_bytes(metadata),
+        lineage_hash: digest_bytes(&made.lineage.hash),
+        metadata: digest_bytes(&made.metadata),
     }
 }
 
@@ -176,16 +169,11 @@ pub fn event_to_wire(event: &Event) -> v1::Event {
 fn kind_to_wire(kind: &EventKind) -> v1::event::Kind {
     use v1::event::Kind;
     match kind {
-        EventKind::RealmOpened {
-            realm,
-            operator,
-            verifier,
-            settler,
-        } => Kind::RealmOpened(v1::RealmOpened {
-            realm: realm.clone(),
-            operator: account_bytes(operator),
-            verifier: account_bytes(verifier),
-            settler: account_bytes(settler),
+        EventKind::RealmOpened { opened } => Kind::RealmOpened(v1::RealmOpened {
+            realm: opened.realm.clone(),
+            operator: account_bytes(&opened.operator),
+            verifier: account_bytes(&opened.verifier),
+            settler: account_bytes(&opened.settler),
         }),
         EventKind::CollectionCreated {
             collection,
@@ -204,25 +192,17 @@ fn kind_to_wire(kind: &EventKind) -> v1::event::Kind {
             asset,
             collection,
             owner,
-            content,
-            traits,
-            lineage,
-            metadata,
+            made,
         } => Kind::Minted(v1::AssetMade {
             collection: *collection,
             owner: account_bytes(owner),
-            ..made_to_wire(*asset, 1, content, traits, lineage, metadata)
+            ..made_to_wire(*asset, 1, made)
         }),
         EventKind::Revised {
             asset,
             version,
-            content,
-            traits,
-            lineage,
-            metadata,
-        } => Kind::Revised(made_to_wire(
-            *asset, *version, content, traits, lineage, metadata,
-        )),
+            made,
+        } => Kind::Revised(made_to_wire(*asset, *version, made)),
         EventKind::Transferred {
             asset,
             version,

@@ -8,7 +8,7 @@ pub(crate) mod values;
 
 use bytes::{Put, Reader};
 use karat_proto::Code;
-use karat_proto::event::{Event, EventKind, Outcome};
+use karat_proto::event::{Event, EventKind, Outcome, RealmOpened};
 use values::*;
 
 /// Format of events and outcomes that this build writes.
@@ -112,17 +112,12 @@ pub fn decode_event(bytes: &[u8]) -> Result<(Event, usize), CodecError> {
 
 fn encode_kind(kind: &EventKind, out: &mut Vec<u8>) {
     match kind {
-        EventKind::RealmOpened {
-            realm,
-            operator,
-            verifier,
-            settler,
-        } => {
+        EventKind::RealmOpened { opened } => {
             out.put_u8(1);
-            out.put_text(realm);
-            out.put_bytes(&operator.0);
-            out.put_bytes(&verifier.0);
-            out.put_bytes(&settler.0);
+            out.put_text(&opened.realm);
+            out.put_bytes(&opened.operator.0);
+            out.put_bytes(&opened.verifier.0);
+            out.put_bytes(&opened.settler.0);
         }
         EventKind::CollectionCreated {
             collection,
@@ -143,35 +138,23 @@ fn encode_kind(kind: &EventKind, out: &mut Vec<u8>) {
             asset,
             collection,
             owner,
-            content,
-            traits,
-            lineage,
-            metadata,
+            made,
         } => {
             out.put_u8(4);
             out.put_u64(*asset);
             out.put_u32(*collection);
             out.put_bytes(&owner.0);
-            put_content(content, out);
-            put_traits(traits, out);
-            put_lineage(lineage, out);
-            out.put_bytes(metadata);
+            put_made(made, out);
         }
         EventKind::Revised {
             asset,
             version,
-            content,
-            traits,
-            lineage,
-            metadata,
+            made,
         } => {
             out.put_u8(5);
             out.put_u64(*asset);
             out.put_u32(*version);
-            put_content(content, out);
-            put_traits(traits, out);
-            put_lineage(lineage, out);
-            out.put_bytes(metadata);
+            put_made(made, out);
         }
         EventKind::Transferred {
             asset,
@@ -369,10 +352,12 @@ fn encode_kind(kind: &EventKind, out: &mut Vec<u8>) {
 fn decode_kind(reader: &mut Reader<'_>) -> Result<EventKind, CodecError> {
     Ok(match reader.u8()? {
         1 => EventKind::RealmOpened {
-            realm: reader.text()?,
-            operator: reader.account()?,
-            verifier: reader.account()?,
-            settler: reader.account()?,
+            opened: Box::new(RealmOpened {
+                realm: reader.text()?,
+                operator: reader.account()?,
+                verifier: reader.account()?,
+                settler: reader.account()?,
+            }),
         },
         2 => EventKind::CollectionCreated {
             collection: reader.u32()?,
@@ -387,18 +372,12 @@ fn decode_kind(reader: &mut Reader<'_>) -> Result<EventKind, CodecError> {
             asset: reader.u64()?,
             collection: reader.u32()?,
             owner: reader.account()?,
-            content: content(reader)?,
-            traits: traits(reader)?,
-            lineage: lineage(reader)?,
-            metadata: reader.digest()?,
+            made: Box::new(made(reader)?),
         },
         5 => EventKind::Revised {
             asset: reader.u64()?,
             version: reader.u32()?,
-            content: content(reader)?,
-            traits: traits(reader)?,
-            lineage: lineage(reader)?,
-            metadata: reader.digest()?,
+            made: Box::new(made(reader)?),
         },
         6 => EventKind::Transferred {
             asset: reader.u64()?,
@@ -473,7 +452,7 @@ fn decode_kind(reader: &mut Reader<'_>) -> Result<EventKind, CodecError> {
             digest: reader.digest()?,
         },
         21 => EventKind::PolicySet {
-            policy: policy(reader)?,
+            policy: Box::new(policy(reader)?),
         },
         22 => EventKind::Paused {
             paused: reader.bool()?,

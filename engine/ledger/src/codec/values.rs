@@ -6,7 +6,7 @@ use karat_proto::command::{
     AgentKind, ClaimRule, CollectionSpec, Content, Decision, Exclusion, Finding, Lineage,
     ModelRole, PendingRule, Policy, TraitSpec, Traits, ValueCap,
 };
-use karat_proto::event::{AssetState, LeafKind, TransferCause, Winner};
+use karat_proto::event::{AssetState, LeafKind, Made, TransferCause, Winner};
 use karat_proto::limits;
 
 /// Numbers for the variants of an enum without fields; never reused.
@@ -115,6 +115,22 @@ pub(crate) fn lineage(reader: &mut Reader<'_>) -> Result<Lineage, CodecError> {
         variant: reader.text()?,
         seed: reader.digest()?,
         hash: reader.digest()?,
+    })
+}
+
+pub(crate) fn put_made(made: &Made, out: &mut Vec<u8>) {
+    put_content(&made.content, out);
+    put_traits(&made.traits, out);
+    put_lineage(&made.lineage, out);
+    out.put_bytes(&made.metadata);
+}
+
+pub(crate) fn made(reader: &mut Reader<'_>) -> Result<Made, CodecError> {
+    Ok(Made {
+        content: content(reader)?,
+        traits: traits(reader)?,
+        lineage: lineage(reader)?,
+        metadata: reader.digest()?,
     })
 }
 
