@@ -9,26 +9,20 @@
 # benches/README.md says how each case is made. Ends with an error when the books of a run do not close.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-. deploy/start-server.sh
+. benches/runs.sh
 
 out=${1:-benches/results/$(date -u +%F)-$(nproc)-beside}
 turns=${2:-3}
 seconds=${3:-10}
 rate=${4:-5000}
 large_assets=${KARAT_LARGE_ASSETS:-400000}
-binaries=${CARGO_TARGET_DIR:-target}/release
-work=$(mktemp -d)
 hold=$work/hold.so
 switch=$work/held
-server_pid=""
 load_pid=""
-end() {
+at_end() {
     rm -f "$switch"
     [ -z "$load_pid" ] || kill "$load_pid" 2>/dev/null || true
-    [ -z "$server_pid" ] || kill "$server_pid" 2>/dev/null || true
-    rm -rf "$work"
 }
-trap end EXIT
 mkdir -p "$out/large"
 cc -O2 -shared -fPIC -o "$hold" benches/beside/hold.c -ldl
 
@@ -48,7 +42,6 @@ if held == 0:
 PYTHON
 }
 
-failed=""
 # run FOLDER NAME TURN CASE CONFIG ARGUMENTS: CASE is what is held while the run is measured: nothing, agents, store, chain.
 # CONFIG is TOML, which the engine has instead of its defaults.
 run() {
@@ -79,24 +72,15 @@ run() {
     wait "$load_pid" || code=$?
     load_pid=""
     rm -f "$switch"
-    # 3: the books close, and the machine was too busy to generate the rate, which the report says.
-    if [ "$code" != 0 ] && [ "$code" != 3 ]; then
-        cat "$work/run.txt" "$work/run.log" >&2
-        echo "$name-$turn: karat-load ended with $code" >&2
-        failed="$failed $name-$turn"
-    fi
-    [ ! -s "$work/run.json" ] || cp "$work/run.json" "$folder/$name-$turn.json"
-    kill "$server_pid"
-    wait "$server_pid" || true
-    server_pid=""
-    rm -rf "$work/data" "$work/run.json"
+    keep "$folder" "$name-$turn" "$code"
+    stop_server
+    rm -rf "$work/data"
 }
 
 no_batches=$'[policy]\nbatch_changes_max = 65536\nbatch_age_ms_max = 3600000'
 many_batches=$'[policy]\nbatch_changes_max = 256\nbatch_age_ms_max = 100'
 a_snapshot_a_second=$'[snapshot]\nevery_commands = 1000'
 no_snapshots=$'[snapshot]\nevery_commands = 1000000000'
-load_before=$(cut -d' ' -f1-3 /proc/loadavg)
 # One run of a case; a tenth of the commands mint, so that agents, store and chain have work all the time. What a snapshot costs
 # grows with the realm, so that pair has a large one.
 mixed=(--scenario mixed --assets 2000 --verdict accept)
@@ -122,15 +106,8 @@ for turn in $(seq "$turns"); do
     done
 done
 
-{
-    echo "date: $(date -u +%FT%TZ)"
-    echo "commit: $(git rev-parse HEAD 2>/dev/null || echo unknown)$(git diff --quiet HEAD 2>/dev/null || echo ", with changes")"
-    echo "processors: $(nproc) x $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | sed -n 1p)"
-    echo "folder of the data: $(df --output=fstype "$work" | tail -1)"
-    echo "load average before: $load_before"
-    echo "load average after: $(cut -d' ' -f1-3 /proc/loadavg)"
-} | tee "$out/machine.txt"
+machine_facts | tee "$out/machine.txt"
 for folder in "$out" "$out/large"; do
     "$binaries/karat-load" table "$folder" --against baseline
 done
-[ -z "$failed" ] || { echo "failed:$failed" >&2; exit 1; }
+all_closed

@@ -10,22 +10,13 @@
 # `karat-load table FOLDER` prints the table again. Ends with an error when the books of a run do not close.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-. deploy/start-server.sh
+. benches/runs.sh
 
 out=${1:-benches/results/$(date -u +%F)-$(nproc)}
 runs=${2:-3}
 seconds=${3:-10}
-binaries=${CARGO_TARGET_DIR:-target}/release
-work=$(mktemp -d)
-server_pid=""
-end() {
-    [ -z "$server_pid" ] || kill "$server_pid" 2>/dev/null || true
-    rm -rf "$work"
-}
-trap end EXIT
 mkdir -p "$out"
 
-failed=""
 # run NAME NUMBER ARGUMENTS
 run() {
     local name=$1 number=$2 code=0
@@ -33,20 +24,11 @@ run() {
     start_server "$work/serve.log" "$binaries/karat" serve --data "$work/data" --port 0
     "$binaries/karat-load" run --target "$server_target" --quiet --verdict review --seconds "$seconds" \
         --json "$work/run.json" "$@" >"$work/run.txt" || code=$?
-    # 3: the books close, and the machine was too busy to generate the rate, which the report says.
-    if [ "$code" != 0 ] && [ "$code" != 3 ]; then
-        cat "$work/run.txt" >&2
-        echo "$name-$number: karat-load ended with $code" >&2
-        failed="$failed $name-$number"
-    fi
-    [ ! -s "$work/run.json" ] || cp "$work/run.json" "$out/$name-$number.json"
-    kill "$server_pid"
-    wait "$server_pid" || true
-    server_pid=""
-    rm -rf "$work/data" "$work/run.json"
+    keep "$out" "$name-$number" "$code"
+    stop_server
+    rm -rf "$work/data"
 }
 
-load_before=$(cut -d' ' -f1-3 /proc/loadavg)
 for number in $(seq "$runs"); do
     run sequenced-5000 "$number" --rate 5000 --assets 1000
     run sequenced-10000 "$number" --rate 10000 --assets 1000
@@ -57,18 +39,7 @@ for number in $(seq "$runs"); do
     run mixed-day "$number" --scenario mixed-day --arrivals poisson --rate 5000
 done
 
-# What the runs' own JSON does not say of the machine.
-{
-    echo "date: $(date -u +%FT%TZ)"
-    echo "commit: $(git rev-parse HEAD 2>/dev/null || echo unknown)$(git diff --quiet HEAD 2>/dev/null || echo ", with changes")"
-    echo "compiler: $(rustc --version)"
-    echo "kernel: $(uname -sr)"
-    echo "processors: $(nproc) x $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | sed -n 1p)"
-    echo "memory: $(awk '/^MemTotal/ {print int($2 / 1024) " MiB"}' /proc/meminfo)"
-    echo "folder of the data: $(df --output=fstype "$work" | tail -1)"
-    echo "load average before: $load_before"
-    echo "load average after: $(cut -d' ' -f1-3 /proc/loadavg)"
-} >"$work/machine.txt"
+machine_facts >"$work/machine.txt"
 
 if [ -n "${KARAT_BENCHES:-}" ]; then
     # Beside the runs' data, so that the flush is of the same disk.
@@ -95,4 +66,4 @@ if [ -n "${KARAT_PEERS:-}" ]; then
 fi
 cat "$out/machine.txt"
 "$binaries/karat-load" table "$out"
-[ -z "$failed" ] || { echo "failed:$failed" >&2; exit 1; }
+all_closed

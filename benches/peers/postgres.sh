@@ -10,14 +10,13 @@
 # Writes a result for each run into FOLDER and prints their table. Ends with an error when the books of a run do not close.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-. deploy/start-server.sh
 [ $# -ge 1 ] || { sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 2; }
+. benches/runs.sh
 mkdir -p "$1"
 out=$(cd "$1" && pwd)
 runs=${2:-3}
 seconds=${3:-10}
 rate=${4:-1000}
-binaries=${CARGO_TARGET_DIR:-target}/release
 repository=$PWD
 
 bin=$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -1 || true)
@@ -25,11 +24,8 @@ if [ -z "$bin" ] || [ ! -x "$bin/initdb" ]; then
     echo "skipped: PostgreSQL is not installed (Debian: apt-get install postgresql)"
     exit 0
 fi
-for program in karat karat-load karat-peer-postgres; do
-    [ -x "$binaries/$program" ] || { echo "$binaries/$program is not built; the commands stand in $0" >&2; exit 2; }
-done
+need karat karat-load karat-peer-postgres
 
-work=$(mktemp -d)
 chmod 711 "$work"
 mkdir "$work/data" "$work/socket"
 as=()
@@ -39,19 +35,10 @@ if [ "$(id -u)" = 0 ]; then
     as=(runuser -u postgres --)
 fi
 server() { (cd "$work/socket" && "${as[@]}" "$@"); }
-server_pid=""
-stop_target() {
-    [ -n "$server_pid" ] || return 0
-    kill "$server_pid" 2>/dev/null || true
-    wait "$server_pid" 2>/dev/null || true
-    server_pid=""
-}
-end() {
-    stop_target
+at_end() {
+    stop_server
     server "$bin/pg_ctl" -D "$work/data" -m immediate stop >/dev/null 2>&1 || true
-    rm -rf "$work"
 }
-trap end EXIT
 
 server "$bin/initdb" -D "$work/data" -U postgres -A trust --no-sync >/dev/null
 # Its own folder for the socket and no TCP: no port that could be taken. fsync, full_page_writes and wal_sync_method
@@ -84,7 +71,6 @@ start() {
     esac
 }
 
-failed=""
 # run NAME NUMBER ARGUMENTS: the same load on each target.
 run() {
     local name=$1 number=$2 one code
@@ -95,15 +81,8 @@ run() {
         "$binaries/karat-load" run --target "$server_target" --quiet --verdict review \
             --seconds "$seconds" --floor-seconds 0 --drain-seconds 60 "$@" \
             --json "$work/run.json" >"$work/run.txt" || code=$?
-        # 3: the books close, and the machine was too busy to generate the rate, which the report says.
-        if [ "$code" != 0 ] && [ "$code" != 3 ]; then
-            cat "$work/run.txt" >&2
-            echo "$name on $one: karat-load ended with $code" >&2
-            failed="$failed $name/$one"
-        fi
-        [ ! -s "$work/run.json" ] || cp "$work/run.json" "$out/$name-$one-$number.json"
-        rm -f "$work/run.json"
-        stop_target
+        keep "$out" "$name-$one-$number" "$code"
+        stop_server
     done
 }
 
@@ -120,4 +99,4 @@ done
 echo "load average after: $(cat /proc/loadavg)"
 "$bin/postgres" --version
 "$binaries/karat-load" table "$out"
-[ -z "$failed" ] || { echo "failed:$failed" >&2; exit 1; }
+all_closed

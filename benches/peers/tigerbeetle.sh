@@ -12,14 +12,13 @@
 # Writes a result for each run into FOLDER and prints their table. Ends with an error when the books of a run do not close.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-. deploy/start-server.sh
 [ $# -ge 1 ] || { sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 2; }
+. benches/runs.sh
 mkdir -p "$1"
 out=$(cd "$1" && pwd)
 runs=${2:-3}
 seconds=${3:-10}
 rate=${4:-1000}
-binaries=${CARGO_TARGET_DIR:-target}/release
 
 address=${TIGERBEETLE_ADDRESS:-}
 if [ -z "$address" ]; then
@@ -31,31 +30,7 @@ if ! timeout 5 bash -c "exec 3<>/dev/tcp/${first%:*}/${first##*:}" 2>/dev/null; 
     echo "skipped: no TigerBeetle at $address: nothing takes a connection at $first"
     exit 0
 fi
-for program in karat karat-load karat-peer-tigerbeetle; do
-    [ -x "$binaries/$program" ] || { echo "$binaries/$program is not built; the commands stand in $0" >&2; exit 2; }
-done
-
-work=$(mktemp -d)
-server_pid=""
-end() {
-    [ -z "$server_pid" ] || kill "$server_pid" 2>/dev/null || true
-    rm -rf "$work"
-}
-trap end EXIT
-
-failed=""
-# keep NAME CODE: what a run left.
-keep() {
-    local name=$1 code=$2
-    # 3: the books close, and the machine was too busy to generate the rate, which the report says.
-    if [ "$code" != 0 ] && [ "$code" != 3 ]; then
-        cat "$work/run.txt" >&2
-        echo "$name ended with $code" >&2
-        failed="$failed $name"
-    fi
-    [ ! -s "$work/run.json" ] || cp "$work/run.json" "$out/$name.json"
-    rm -f "$work/run.json"
-}
+need karat karat-load karat-peer-tigerbeetle
 
 # run NAME NUMBER BATCH ARGUMENTS: the same load on both. A message of Karat's has 1024 commands at most.
 run() {
@@ -63,16 +38,14 @@ run() {
     shift 3
     "$binaries/karat-peer-tigerbeetle" --address "$address" --seconds "$seconds" --batch "$batch" "$@" \
         --json "$work/run.json" >"$work/run.txt" || code=$?
-    keep "$name-tigerbeetle-$number" "$code"
+    keep "$out" "$name-tigerbeetle-$number" "$code"
     code=0
     start_server "$work/serve.log" "$binaries/karat" serve --data "$work/karat" --port 0
     "$binaries/karat-load" run --target "$server_target" --quiet --verdict review --scenario benches/peers/transfers.toml \
         --ack durable --seconds "$seconds" --floor-seconds 0 --drain-seconds 60 \
         --batch "$((batch < 1024 ? batch : 1024))" "$@" --json "$work/run.json" >"$work/run.txt" || code=$?
-    keep "$name-karat-$number" "$code"
-    kill "$server_pid"
-    wait "$server_pid" 2>/dev/null || true
-    server_pid=""
+    keep "$out" "$name-karat-$number" "$code"
+    stop_server
     rm -rf "$work/karat"
 }
 
@@ -86,4 +59,4 @@ for number in $(seq "$runs"); do
 done
 echo "load average after: $(cat /proc/loadavg)"
 "$binaries/karat-load" table "$out"
-[ -z "$failed" ] || { echo "failed:$failed" >&2; exit 1; }
+all_closed
