@@ -107,7 +107,7 @@ fn transport(criterion: &mut Criterion) {
         .build()
         .unwrap();
     let channel = runtime
-        .block_on(karat_loadgen::client::connect(&floor.target()))
+        .block_on(karat_loadgen::client::connect(&floor.target(), None))
         .unwrap();
     let mut client = LedgerClient::new(channel);
     let mut realm = Realm::new(100, 1_000);

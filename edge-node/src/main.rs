@@ -15,6 +15,7 @@ use karat_edge_node::runtime::{Device, RuntimeConfig, THREADS_MOST, init_backend
 use karat_edge_node::seeds::Secret;
 use karat_edge_node::signature::{ModelTrust, parse_key};
 use karat_edge_node::turns;
+use karat_proto::realm::RealmName;
 use karat_proto::signing::ModelKey;
 use karat_proto::{Account, Code};
 use tokio::sync::watch;
@@ -79,9 +80,12 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct RunArguments {
-    /// The engine, http://host:port.
+    /// The engine, http://host:port; of engines that share realms, any one.
     #[arg(long)]
     target: String,
+    /// The realm, wherever among engines that share realms it is.
+    #[arg(long)]
+    realm: Option<RealmName>,
     /// The model's folder.
     #[arg(long)]
     model: PathBuf,
@@ -195,6 +199,7 @@ fn run(arguments: RunArguments) -> Result<(), Failure> {
     let json = arguments.json;
     let config = NodeConfig {
         target: arguments.target,
+        realm: arguments.realm,
         name: arguments.name,
         account: arguments.account,
         collection: arguments.collection,

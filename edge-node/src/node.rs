@@ -25,6 +25,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use karat_proto::realm::RealmName;
 use karat_proto::{Account, CollectionId, limits};
 use thiserror::Error;
 use tokio::sync::{oneshot, watch};
@@ -53,8 +54,10 @@ pub const MICRO_BATCH_WAIT_MOST: Duration = Duration::from_secs(1);
 /// How a node runs.
 #[derive(Debug, Clone)]
 pub struct NodeConfig {
-    /// Where the engine listens: `http://host:port`.
+    /// Where the engine listens: `http://host:port`; of engines that share realms, any one.
     pub target: String,
+    /// The realm to generate for, wherever among those engines it is; none for an engine with one realm.
+    pub realm: Option<RealmName>,
     /// The node's name, 1 to 64 bytes.
     pub name: String,
     /// Account that mints: the collection's creator.
@@ -190,7 +193,7 @@ impl NodeConfig {
 /// spool held before have their final outcomes. It also ends, cleanly, when the collection's supply is used up or the
 /// model was retired, once all it generated is answered.
 ///
-/// A lost connection is no error: it is opened again for as long as it takes. After a stop, outcomes under way are waited
+/// A lost connection is no error: it is opened again for as long as it takes, where the realm is by then. After a stop, outcomes under way are waited
 /// for during [`STOP_GRACE`]; what has none by then stays in the spool for the next run.
 ///
 /// # Errors
@@ -201,7 +204,7 @@ pub async fn run(
     stop: watch::Receiver<bool>,
 ) -> Result<NodeSnapshot, NodeError> {
     config.check()?;
-    let endpoint = uplink::endpoint(&config.target)?;
+    uplink::check_target(&config.target)?;
     let commitment = config.secret.commitment();
     let spool_dir = config.spool_dir.clone();
     let (collection, assets_max) = (config.collection, config.spool_assets_max);
@@ -228,9 +231,7 @@ pub async fn run(
     };
     let uplink = {
         let shared = shared.clone();
-        in_thread("uplink", move || {
-            uplink::run(&shared, &config, endpoint, model, stop)
-        })?
+        in_thread("uplink", move || uplink::run(&shared, &config, model, stop))?
     };
     let uplinked = finished("uplink", uplink).await;
     shared.stop();

@@ -20,6 +20,7 @@ use karat_edge_node::seeds::Secret;
 use karat_edge_node::signature::{
     ModelTrust, SIGNATURE_FILE, SignatureError, SignatureFile, name_of, role_of,
 };
+use karat_proto::realm::CODE_HEADER;
 use karat_proto::signing::{ModelSignature, SigningKey};
 use karat_proto::v1::{self, DirectiveKind};
 use karat_proto::{Account, Code};
@@ -44,6 +45,7 @@ impl Bench {
     fn config(&self, fake: &FakeEdge, assets_max: Option<u64>) -> NodeConfig {
         NodeConfig {
             target: fake.target(),
+            realm: None,
             name: "test".into(),
             account: Account::from_name("studio"),
             collection: 5,
@@ -512,6 +514,48 @@ async fn an_engine_that_refuses_the_node_for_good_ends_it_with_its_reason() {
     .await;
     fake.world.lock().unwrap().refuse_hello = None;
     assert_eq!(node.end().await.unwrap().spooled, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_goes_where_its_realm_is_and_no_asset_is_lost_or_doubled_on_the_way() {
+    const COUNT: u64 = 150;
+    let (bench, first, mut second) = (Bench::new(), FakeEdge::start(1).await, FakeEdge::down(2));
+    second.world = first.world.clone();
+    second.listen().await;
+    first.realm_is_at(Some(&second));
+    second.hold_answers(true);
+    let node = Running::start(NodeConfig {
+        realm: Some("north".parse().unwrap()),
+        ..bench.config(&first, Some(COUNT))
+    });
+    node.until("assets without an answer at the second", |_| {
+        second.most_open() > 0
+    })
+    .await;
+    // The second ends with everything that it has not answered, and the first one leads.
+    first.realm_is_at(None);
+    second.go_away();
+    let snapshot = node.end().await.unwrap();
+    assert_each_once(&first, COUNT);
+    assert!(
+        snapshot.replayed > 0 && snapshot.reconnects > 0,
+        "{snapshot:?}"
+    );
+    let world = first.world.lock().unwrap();
+    assert!(world.realms_named.len() >= 2);
+    assert!(world.realms_named.iter().all(|name| name == "north"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_realm_that_nobody_knows_ends_the_node_with_its_name() {
+    let (bench, fake) = (Bench::new(), FakeEdge::start(1).await);
+    let mut refused = Status::not_found("this group has no realm \"south\"");
+    let code = (Code::UnknownRealm as u16).to_string().parse().unwrap();
+    refused.metadata_mut().insert(CODE_HEADER, code);
+    fake.world.lock().unwrap().refuse_hello = Some(refused);
+    let error = Running::start(bench.config(&fake, Some(1))).end().await;
+    let said = error.unwrap_err().to_string();
+    assert!(said.contains("south"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

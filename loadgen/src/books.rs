@@ -29,6 +29,11 @@ impl Place {
         (self.0 >> NUMBER_BITS) as u16
     }
 
+    /// The command's number on its stream.
+    pub fn number(self) -> u64 {
+        self.0 & NUMBERS
+    }
+
     /// The command's id: the run and the place, so that an outcome leads back to its entry without a search. Different
     /// runs never share an id.
     pub fn id(self, run: u64) -> [u8; 16] {
@@ -52,6 +57,12 @@ impl Place {
 /// The id of the command with this number on a stream of a run.
 pub fn command_id(run: u64, stream: u16, number: u64) -> [u8; 16] {
     Place::new(stream, number).id(run)
+}
+
+/// The number in the id of a command of a run, whatever its stream.
+pub fn number_in(id: &[u8]) -> u64 {
+    let low = id.last_chunk().map_or(0, |low| u64::from_be_bytes(*low));
+    Place(low).number()
 }
 
 /// What is wrong with a run's books.
@@ -194,7 +205,7 @@ impl Books {
     /// The number in an id that this stream sent.
     fn number(&self, id: &[u8]) -> Option<u64> {
         let id: [u8; 16] = id.try_into().ok()?;
-        let low = u64::from_be_bytes(*id.last_chunk()?) & NUMBERS;
+        let low = number_in(&id);
         (id == command_id(self.run, self.stream, low) && low < self.entered()).then_some(low)
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use karat_proto::Account;
-use tonic::transport::Channel;
+use karat_proto::realm::{RealmChannel, RealmName};
 
 use crate::args::CheckArgs;
 use crate::books::Problems;
@@ -48,6 +48,14 @@ pub fn check(args: &CheckArgs) -> Result<Recheck, LoadError> {
     let settings = &report.settings;
     let run = u64::from_str_radix(&settings.run_id, 16)
         .map_err(|_| no_run("its run_id is not 16 hex digits"))?;
+    let realm = match (&args.realm, &settings.realm) {
+        (Some(named), _) => Some(named.clone()),
+        (None, Some(kept)) => {
+            let kept = kept.parse::<RealmName>();
+            Some(kept.map_err(|error| no_run(&error.to_string()))?)
+        }
+        (None, None) => None,
+    };
     let records = Records::read(&books_path(&args.run))?;
     let lanes = settings.connections * settings.streams;
     let accounts: Vec<Vec<Account>> = (0..lanes)
@@ -56,7 +64,7 @@ pub fn check(args: &CheckArgs) -> Result<Recheck, LoadError> {
     let (answered, unanswered) = records.sorted();
     let accepted = answered.iter().filter(|record| record.code == 0).count() as u64;
     on_one_thread(async {
-        let channel = connect(&args.target).await?;
+        let channel = connect(&args.target, realm.as_ref()).await?;
         let ours = Ours {
             world,
             accounts: &accounts,
@@ -91,7 +99,7 @@ pub fn check(args: &CheckArgs) -> Result<Recheck, LoadError> {
 
 /// Events and state, compared once.
 async fn look(
-    channel: &Channel,
+    channel: &RealmChannel,
     ours: &Ours<'_>,
     records: &Records,
     world: &World,

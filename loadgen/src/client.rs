@@ -8,13 +8,14 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use karat_proto::realm::{RealmChannel, RealmName};
 use tokio::sync::Notify;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Endpoint, Error as TransportError};
 
 use crate::args::Rate;
 use crate::books::Books;
 use crate::contests::Contests;
-use crate::driver::{Driven, Driver, LoadStream, ThreadShares};
+use crate::driver::{Driven, Driver, LoadStream, ThreadShares, Unanswered};
 use crate::error::LoadError;
 use crate::lanes::EdgeSide;
 use crate::live::Live;
@@ -37,19 +38,20 @@ const SLEEP_NS_MIN: u64 = 20_000;
 /// No sleep is longer, so that every second is shown when it is over.
 const SLEEP_NS_MAX: u64 = 100_000_000;
 
-/// Connects to a target.
+/// Connects to a target, and from there to where it says that the realm is, if one is named.
 ///
 /// # Errors
-/// When the address is none, or nothing answers there.
-pub async fn connect(target: &str) -> Result<Channel, LoadError> {
-    connect_with_window(target, WINDOW_BYTES).await
+/// When the address is none, nothing answers there, or the realm is not found.
+pub async fn connect(target: &str, realm: Option<&RealmName>) -> Result<RealmChannel, LoadError> {
+    connect_with_window(target, realm, WINDOW_BYTES).await
 }
 
 /// Connects to a target, which may have so many bytes on the way to somebody who does not read.
 pub(crate) async fn connect_with_window(
     target: &str,
+    realm: Option<&RealmName>,
     window_bytes: u32,
-) -> Result<Channel, LoadError> {
+) -> Result<RealmChannel, LoadError> {
     let unreachable = |cause: String| LoadError::Unreachable {
         target: target.into(),
         cause,
@@ -62,16 +64,25 @@ pub(crate) async fn connect_with_window(
     if !target.starts_with("http://") {
         return Err(malformed("it does not begin with http://".into()));
     }
-    let endpoint = Endpoint::from_shared(target.to_owned())
-        .map_err(|error| malformed(error.to_string()))?
-        .initial_stream_window_size(window_bytes)
-        .initial_connection_window_size(window_bytes)
-        .tcp_nodelay(true)
-        .connect_timeout(CONNECT_TIMEOUT);
-    endpoint
+    let endpoint = move |address: &str| -> Result<Endpoint, TransportError> {
+        let endpoint = Endpoint::from_shared(address.to_owned())?
+            .initial_stream_window_size(window_bytes)
+            .initial_connection_window_size(window_bytes)
+            .tcp_nodelay(true)
+            .connect_timeout(CONNECT_TIMEOUT);
+        Ok(endpoint)
+    };
+    let channel = RealmChannel::new(realm.cloned(), target, endpoint)
+        .map_err(|error| malformed(error.to_string()))?;
+    channel
         .connect()
         .await
-        .map_err(|error| unreachable(chain(&error)))
+        .map_err(|error| unreachable(chain(&error)))?;
+    channel
+        .find()
+        .await
+        .map_err(|status| LoadError::in_setup("finding the realm", &status))?;
+    Ok(channel)
 }
 
 /// One stream before the run: what it holds, and what it will do.
@@ -107,6 +118,7 @@ pub async fn drive(wire: &Wire, load: Load) -> Result<Driven, LoadError> {
     let timer = FineTimer::new().map_err(no_timer)?;
     let mut opened = wire.open(&plan, load.streams.len(), &load.edge).await?;
     let deliveries = opened.take_deliveries();
+    let follows = wire.follows();
     let streams = load.streams.into_iter().zip(opened.lanes).enumerate();
     let streams = streams.map(|(number, (stream, lane))| LoadStream {
         lane: Some(lane),
@@ -114,6 +126,7 @@ pub async fn drive(wire: &Wire, load: Load) -> Result<Driven, LoadError> {
         holdings: stream.holdings,
         player: stream.player,
         digest: 0,
+        unanswered: follows.then(Unanswered::default),
     });
     let streams = streams.collect();
     let contests = Contests::new(run, &load.contested);

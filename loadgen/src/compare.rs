@@ -228,6 +228,7 @@ pub(crate) mod tests {
             accepted,
             refused: 0,
             unanswered: 0,
+            followed: Default::default(),
             digest: 0,
             thread: None,
             behind: (0.0, 0),

@@ -1,19 +1,23 @@
 //! A run whose assets are to be accepted: all of them have one image, and a target that compares assets of a collection
 //! would send all but the first to people.
 
+use karat_proto::realm::RealmChannel;
 use karat_proto::v1;
 use karat_proto::v1::operator_client::OperatorClient;
-use tonic::transport::Channel;
 
 use crate::error::LoadError;
 
 const STEP: &str = "let assets with the same image pass";
 
 /// Switches the comparison off in the target's policy, and says so.
-pub(crate) async fn let_pass(channel: Channel) -> Result<(), LoadError> {
+pub(crate) async fn let_pass(channel: &RealmChannel) -> Result<(), LoadError> {
     let failed = |cause: String| LoadError::Setup { step: STEP, cause };
-    let mut operator = OperatorClient::new(channel);
-    let policy = match operator.get_policy(v1::GetPolicyRequest {}).await {
+    let mut operator = OperatorClient::new(channel.clone());
+    let asked = channel.ask(|| {
+        let mut operator = operator.clone();
+        async move { operator.get_policy(v1::GetPolicyRequest {}).await }
+    });
+    let policy = match asked.await {
         Ok(answer) => answer.into_inner().policy.unwrap_or_default(),
         // A target without policies compares nothing.
         Err(status) if status.code() == tonic::Code::Unimplemented => return Ok(()),

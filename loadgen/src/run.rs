@@ -4,8 +4,8 @@ use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use karat_proto::Account;
+use karat_proto::realm::{RealmChannel, RealmName};
 use tokio::task::LocalSet;
-use tonic::transport::Channel;
 
 use crate::args::{CompareArgs, EchoArgs, FloorArgs, LoadArgs, Mode, RunArgs};
 use crate::client::{Load, connect, drive};
@@ -44,10 +44,11 @@ pub struct Outcome {
 pub fn run(args: &RunArgs) -> Result<Outcome, LoadError> {
     let operator = Account::parse(&args.operator)
         .map_err(|error| LoadError::Arguments(format!("--operator: {error}")))?;
+    let realm = args.realm.as_ref();
     let kafka = KafkaTarget::parse(
         &args.target,
         &args.topic_prefix,
-        &args.realm,
+        &realm.map_or("main".into(), RealmName::to_string),
         &args.kafka_properties,
     )?;
     let mut load = args.load.clone();
@@ -71,10 +72,10 @@ pub fn run(args: &RunArgs) -> Result<Outcome, LoadError> {
         let (engine, channel, wire) = match kafka {
             Some(target) => {
                 let wire = on_kafka(target, run)?;
-                (&args.engine, connect(&args.engine).await?, wire)
+                (&args.engine, connect(&args.engine, realm).await?, wire)
             }
             None => {
-                let channels = connect_all(&args.target, load).await?;
+                let channels = connect_all(&args.target, realm, load).await?;
                 (&args.target, channels[0].clone(), Wire::Grpc(channels))
             }
         };
@@ -102,7 +103,7 @@ pub fn run(args: &RunArgs) -> Result<Outcome, LoadError> {
             edge,
             live: live(&args.target, load, &file),
         };
-        let watchers = SlowWatchers::open(engine, args.slow_watchers).await?;
+        let watchers = SlowWatchers::open(engine, realm, args.slow_watchers).await?;
         let driven = drive(&wire, whole).await?;
         let watched = watchers.finish().await;
         let mut problems = driven.problems.clone();
@@ -141,6 +142,7 @@ pub fn run(args: &RunArgs) -> Result<Outcome, LoadError> {
         let mut settings = settings(&args.target, load, &file, run)?;
         settings.verdict = format!("{:?}", args.verdict).to_lowercase();
         settings.slow_watchers = args.slow_watchers;
+        settings.realm = realm.map(RealmName::to_string);
         let mut report = Report::new("run", settings, &driven, problems);
         report.books.checked = checked;
         report.books.events = events;
@@ -222,7 +224,7 @@ async fn drive_floor(args: &LoadArgs, target: Option<String>) -> Result<Outcome,
         None => Some(Floor::start()?),
     };
     let address = target.or(own.as_ref().map(Floor::target));
-    let channels = connect_all(&address.unwrap_or_default(), args).await?;
+    let channels = connect_all(&address.unwrap_or_default(), None, args).await?;
     drive_nowhere(&Wire::Grpc(channels), args, "echo", fresh_run_id()).await
 }
 
@@ -279,10 +281,14 @@ fn on_kafka(target: KafkaTarget, _: u64) -> Result<Wire, LoadError> {
     )))
 }
 
-async fn connect_all(target: &str, args: &LoadArgs) -> Result<Vec<Channel>, LoadError> {
+async fn connect_all(
+    target: &str,
+    realm: Option<&RealmName>,
+    args: &LoadArgs,
+) -> Result<Vec<RealmChannel>, LoadError> {
     let mut channels = Vec::new();
     for _ in 0..args.connections {
-        channels.push(connect(target).await?);
+        channels.push(connect(target, realm).await?);
     }
     Ok(channels)
 }

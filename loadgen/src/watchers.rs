@@ -4,11 +4,12 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use karat_proto::realm::{RealmChannel, RealmName};
 use karat_proto::v1::ledger_client::LedgerClient;
 use karat_proto::{limits, v1};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
-use tonic::Streaming;
+use tonic::{Response, Status, Streaming};
 
 use crate::client::{chain, connect_with_window};
 use crate::error::LoadError;
@@ -41,22 +42,20 @@ impl SlowWatchers {
     ///
     /// # Errors
     /// When the target lets one of them not watch.
-    pub(crate) async fn open(target: &str, count: u64) -> Result<SlowWatchers, LoadError> {
+    pub(crate) async fn open(
+        target: &str,
+        realm: Option<&RealmName>,
+        count: u64,
+    ) -> Result<SlowWatchers, LoadError> {
         let messages = Rc::new(Cell::new(0));
         let mut watchers = SlowWatchers {
             tasks: Vec::new(),
             messages: messages.clone(),
         };
         for _ in 0..count {
-            let channel = connect_with_window(target, WINDOW_BYTES).await?;
-            let mut ledger =
-                LedgerClient::new(channel).max_decoding_message_size(limits::MESSAGE_BYTES_MAX);
-            let request = v1::WatchRequest {
-                from_sequence: 1,
-                ..v1::WatchRequest::default()
-            };
-            let events = opened("Ledger.Watch", ledger.watch(request)).await?;
-            let task = tokio::task::spawn_local(watch(events, messages.clone()));
+            let channel = connect_with_window(target, realm, WINDOW_BYTES).await?;
+            let events = opened("Ledger.Watch", events_from(&channel, 1)).await?;
+            let task = tokio::task::spawn_local(watch(channel, events, messages.clone()));
             watchers.tasks.push(task);
         }
         Ok(watchers)
@@ -84,14 +83,48 @@ impl Drop for SlowWatchers {
     }
 }
 
-/// Reads now and then; returns why there is no more.
-async fn watch(mut events: Streaming<v1::WatchResponse>, messages: Rc<Cell<u64>>) -> String {
+async fn events_from(
+    channel: &RealmChannel,
+    from_sequence: u64,
+) -> Result<Response<Streaming<v1::WatchResponse>>, Status> {
+    let mut ledger =
+        LedgerClient::new(channel.clone()).max_decoding_message_size(limits::MESSAGE_BYTES_MAX);
+    let request = v1::WatchRequest {
+        from_sequence,
+        ..v1::WatchRequest::default()
+    };
+    ledger.watch(request).await
+}
+
+/// Reads now and then, on where the realm went if it moved; returns why there is no more.
+async fn watch(
+    channel: RealmChannel,
+    mut events: Streaming<v1::WatchResponse>,
+    messages: Rc<Cell<u64>>,
+) -> String {
+    let mut seen = 0;
+    let mut search = channel.search();
     loop {
-        match events.message().await {
-            Ok(Some(_)) => messages.set(messages.get() + 1),
-            Ok(None) => return "the target ended the stream".into(),
-            Err(status) => return chain(&status),
-        }
-        tokio::time::sleep(REST).await;
+        let mut ended = match events.message().await {
+            Ok(Some(message)) => {
+                messages.set(messages.get() + 1);
+                seen = message.seen_sequence.max(seen);
+                search = channel.search();
+                tokio::time::sleep(REST).await;
+                continue;
+            }
+            Ok(None) => Status::unavailable("the target ended the stream"),
+            Err(status) => status,
+        };
+        events = loop {
+            match search.again(ended) {
+                Ok(pause) => tokio::time::sleep(pause).await,
+                Err(status) => return chain(&status),
+            }
+            match events_from(&channel, seen + 1).await {
+                Ok(opened) => break opened.into_inner(),
+                Err(status) => ended = status,
+            }
+        };
     }
 }

@@ -3,21 +3,20 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use karat_proto::realm::RealmChannel;
 use tokio::sync::Notify;
-use tonic::transport::Channel;
 
-use crate::args::Mode;
 use crate::driver::Driver;
 use crate::error::LoadError;
 #[cfg(feature = "kafka")]
 use crate::kafka;
-use crate::lanes::{self, EdgeSide, Lane};
+use crate::lanes::{self, EdgeSide, Lane, Opening};
 use crate::plan::Plan;
 
 /// Connections, or brokers.
 pub enum Wire {
     /// gRPC.
-    Grpc(Vec<Channel>),
+    Grpc(Vec<RealmChannel>),
     /// A realm's topics.
     #[cfg(feature = "kafka")]
     Kafka(kafka::Connection),
@@ -37,7 +36,7 @@ pub(crate) struct Opened {
 /// Takes outcomes.
 pub(crate) enum Receiver {
     /// Of one stream.
-    Stream(lanes::Answers),
+    Stream(Opening, lanes::Answers),
     /// Of all streams.
     #[cfg(feature = "kafka")]
     Topics(kafka::Answers),
@@ -47,6 +46,11 @@ pub(crate) enum Receiver {
 }
 
 impl Wire {
+    /// Whether its streams go where their realm goes.
+    pub(crate) fn follows(&self) -> bool {
+        matches!(self, Wire::Grpc(channels) if channels.iter().any(RealmChannel::names_realm))
+    }
+
     /// Opens so many streams.
     pub(crate) async fn open(
         &self,
@@ -83,13 +87,18 @@ impl Wire {
 }
 
 async fn open_grpc(
-    channels: &[Channel],
+    channels: &[RealmChannel],
     plan: &Plan,
     streams: usize,
     edge: &EdgeSide,
 ) -> Result<Opened, LoadError> {
-    // The window is the bound: a message that fits into it always finds a place here.
-    let places = (plan.window_a_stream / plan.batch + 1) as usize;
+    // The window is the bound: a message that fits into it always finds a place here. What is sent again may be single
+    // commands of many messages.
+    let messages = match channels.iter().any(RealmChannel::names_realm) {
+        true => plan.window_a_stream,
+        false => plan.window_a_stream / plan.batch,
+    };
+    let edge = Rc::new(edge.clone());
     let mut opened = Opened {
         lanes: Vec::with_capacity(streams),
         receivers: Vec::with_capacity(streams),
@@ -97,14 +106,17 @@ async fn open_grpc(
         deliveries: None,
     };
     for stream in 0..streams {
-        let channel = channels[stream / plan.streams % channels.len()].clone();
-        let (lane, answers) = match plan.mode {
-            Mode::Execute => lanes::open_execute(channel, places),
-            Mode::Edge => lanes::open_edge(channel, places, edge, stream, plan.batch).await?,
-            Mode::Submit | Mode::Kafka => lanes::open_submit(channel, places).await?,
+        let opening = Opening {
+            channel: channels[stream / plan.streams % channels.len()].clone(),
+            mode: plan.mode,
+            places: messages as usize + 1,
+            edge: edge.clone(),
+            number: stream,
+            batch: plan.batch,
         };
+        let (lane, answers) = opening.open().await?;
         opened.lanes.push(lane);
-        opened.receivers.push(Receiver::Stream(answers));
+        opened.receivers.push(Receiver::Stream(opening, answers));
     }
     Ok(opened)
 }
@@ -135,7 +147,9 @@ impl Receiver {
         progress: Rc<Notify>,
     ) {
         match self {
-            Receiver::Stream(answers) => lanes::receive(driver, stream, answers, progress).await,
+            Receiver::Stream(opening, answers) => {
+                lanes::receive(driver, stream, opening, answers, progress).await;
+            }
             #[cfg(feature = "kafka")]
             Receiver::Topics(answers) => kafka::receive(driver, answers, progress).await,
             #[cfg(feature = "kafka")]

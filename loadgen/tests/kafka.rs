@@ -355,6 +355,7 @@ fn what_an_engine_takes_after_it_came_back_is_found_by_check() {
     let args = CheckArgs {
         run: json,
         target: away.engine.clone(),
+        realm: None,
     };
     let mut applied = 0;
     for _ in 0..600 {

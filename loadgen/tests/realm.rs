@@ -7,7 +7,7 @@ mod common;
 use std::process::Command;
 
 use clap::Parser as _;
-use common::{Faults, Realm};
+use common::{Faults, NAME, Realm};
 use karat_loadgen::args::{Action, CheckArgs, Cli};
 use karat_loadgen::check::check;
 use karat_loadgen::error::LoadError;
@@ -253,6 +253,7 @@ fn what_a_dying_target_acknowledged_is_found_after_it_came_back_and_what_it_lost
     let args = CheckArgs {
         run: json,
         target: realm.serve(),
+        realm: None,
     };
     let found = check(&args).unwrap();
     assert!(found.passed(), "{}", found.render());
@@ -360,6 +361,63 @@ fn a_target_that_leads_no_longer_ends_the_run_with_its_leader_and_no_command_is_
         let only_open = named.iter().all(|one| one.contains("no outcome"));
         assert!(only_open, "{named:?}");
     }
+}
+
+#[test]
+fn a_realm_that_moves_is_followed_by_every_stream_and_every_command_is_answered_once() {
+    for (mode, scenario) in [("submit", "mixed"), ("execute", "mint"), ("edge", "mint")] {
+        let realm = Realm::with(Faults {
+            moves_every: 150,
+            ..Faults::default()
+        });
+        let processes = realm.serve_group(3);
+        let arguments = format!(
+            "--realm {NAME} --mode {mode} --scenario {scenario} --ack durable --rate 1000 --assets 300 \
+             --connections 2 --streams 2 --floor-seconds 0 --slow-watchers 1"
+        );
+        let outcome = try_against(&processes[1], &arguments).unwrap();
+        let report = &outcome.report;
+        assert!(report.passed(), "{mode}: {}", report.render());
+        let books = &report.books;
+        assert_eq!((books.sent, books.unanswered), (1_000, 0));
+        assert_eq!(
+            books.events.clone().unwrap().found,
+            books.accepted,
+            "{mode}"
+        );
+        // A message of the stream on whose command it moved was not answered.
+        let followed = books.followed;
+        assert!(
+            followed.streams >= 5 && followed.commands > 0,
+            "{followed:?}"
+        );
+        assert!(report.render().contains("the realm moved"));
+
+        // What the run kept says which realm it was.
+        let folder = tempfile::tempdir().unwrap();
+        let json = folder.path().join("run.json");
+        report.write(&json).unwrap();
+        outcome.records.write(&books_path(&json)).unwrap();
+        let args = CheckArgs {
+            run: json,
+            target: processes[0].clone(),
+            realm: None,
+        };
+        let found = check(&args).unwrap();
+        assert!(found.passed(), "{}", found.render());
+    }
+}
+
+#[test]
+fn a_realm_that_a_group_does_not_have_and_none_at_all_end_setup_with_the_reason() {
+    let processes = Realm::with(Faults::default()).serve_group(2);
+    let error = try_against(&processes[0], "--realm south --assets 100").err();
+    let said = error.unwrap().to_string();
+    assert!(said.contains("finding the realm"), "{said}");
+    assert!(said.contains("UnknownRealm"), "{said}");
+    let error = try_against(&processes[0], "--assets 100 --floor-seconds 0").err();
+    let said = error.unwrap().to_string();
+    assert!(said.contains("UnknownRealm"), "{said}");
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! What Karat's parts say to each other: typed commands, events and outcomes, their limits and codes, and the
-//! `karat.v1` protobuf services with the conversion between the two.
+//! `karat.v1` protobuf services with the conversion between the two; and how clients find a realm that moves ([`realm`]).
 
 pub mod code;
 pub mod command;
@@ -8,6 +8,7 @@ pub mod event;
 pub mod ids;
 pub mod limits;
 pub mod lineage;
+pub mod realm;
 pub mod signing;
 
 pub use code::Code;

@@ -25,7 +25,9 @@ Where a refusal is decided shows in how it arrives:
   a fresh id (only `RetryMemoryFull` is not remembered).
 
 Every refusal carries the number, a sentence that begins with the name, and for an overload or a rate the milliseconds
-to wait (`retry_after_ms`).
+to wait (`retry_after_ms`). `NotLeader` and `RealmElsewhere` name the process to ask in the metadata `karat-leader`
+(`HOST:PORT`) where it is known; without, `karat-retry-after-ms` says when to ask again. The CLI, edge nodes and the load
+generator do so by themselves when they are given the realm's name (`--realm`).
 ";
 
 /// Where a number belongs, by its hundred.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use karat_loadgen::args::Rate;
 use karat_loadgen::books::Problems;
-use karat_loadgen::driver::{Driven, ThreadShares};
+use karat_loadgen::driver::{Driven, Followed, ThreadShares};
 use karat_loadgen::plan::Plan;
 use karat_loadgen::recorder::Recorder;
 use karat_loadgen::records::Records;
@@ -205,6 +205,7 @@ fn finish(run: &mut Run, thread: Option<ThreadShares>) -> (Driven, Accounts) {
         accepted: run.accepted,
         refused: run.refused,
         unanswered: waiting,
+        followed: Followed::default(),
         digest: 0,
         thread,
         behind: run.behind,

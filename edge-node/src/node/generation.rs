@@ -385,6 +385,7 @@ mod tests {
         let ms = Duration::from_millis;
         let config = NodeConfig {
             target: String::new(),
+            realm: None,
             name: String::new(),
             account: karat_proto::Account::NOBODY,
             collection: 1,

@@ -1,15 +1,17 @@
-//! The connection to the engine: opened again for as long as it takes, never more under way than there are credits.
+//! The connection to the engine that leads the realm: opened again, where the realm is by then, for as long as it takes; never
+//! more under way than there are credits.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
 
+use karat_proto::realm::{self, RealmChannel};
 use karat_proto::v1::edge_client::EdgeClient;
 use karat_proto::v1::edge_request::Kind as Up;
-use karat_proto::{limits, v1};
+use karat_proto::{Code, limits, v1};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Endpoint, Error as TransportError};
 use tonic::{Code as StatusCode, Status, Streaming};
 
 use super::generation::LoadedModel;
@@ -35,18 +37,29 @@ const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 /// Messages that wait between this thread and the socket.
 const MESSAGES_WAITING_MAX: usize = 4;
 
-/// Reads the target.
-pub fn endpoint(target: &str) -> Result<Endpoint, NodeError> {
-    let bad = |reason: String| NodeError::Setting {
+/// Whether connections to this target can be tried.
+pub fn check_target(target: &str) -> Result<(), NodeError> {
+    if !target.starts_with("http://") {
+        return Err(bad_target(format!("{target:?} must be http://host:port")));
+    }
+    let described = endpoint(target);
+    described.map_err(|error| not_an_address(target, &error))?;
+    Ok(())
+}
+
+fn bad_target(reason: String) -> NodeError {
+    NodeError::Setting {
         setting: "target",
         reason,
-    };
-    if !target.starts_with("http://") {
-        return Err(bad(format!("{target:?} must be http://host:port")));
     }
-    let endpoint = Endpoint::from_shared(target.to_owned())
-        .map_err(|error| bad(format!("{target:?} is not http://host:port: {error}")))?;
-    Ok(endpoint
+}
+
+fn not_an_address(target: &str, error: &TransportError) -> NodeError {
+    bad_target(format!("{target:?} is not http://host:port: {error}"))
+}
+
+fn endpoint(address: &str) -> Result<Endpoint, TransportError> {
+    Ok(Endpoint::from_shared(address.to_owned())?
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
         .initial_stream_window_size(WINDOW_BYTES)
@@ -67,7 +80,6 @@ pub enum End {
 pub fn run(
     shared: &Shared,
     config: &NodeConfig,
-    endpoint: Endpoint,
     model: LoadedModel,
     stop: watch::Receiver<bool>,
 ) -> Result<(), NodeError> {
@@ -78,15 +90,20 @@ pub fn run(
             part: "uplink",
             reason: format!("has no runtime: {error}"),
         })?;
-    let uplink = Uplink {
-        shared,
-        config,
-        endpoint,
-        model,
-        stop,
-        sessions: 0,
-    };
-    let result = runtime.block_on(uplink.run());
+    let result = runtime.block_on(async {
+        let (realm, target) = (config.realm.clone(), &config.target);
+        let channel = RealmChannel::new(realm, target, endpoint)
+            .map_err(|error| not_an_address(target, &error))?;
+        let uplink = Uplink {
+            shared,
+            config,
+            channel,
+            model,
+            stop,
+            sessions: 0,
+        };
+        uplink.run().await
+    });
     // A name lookup that hangs must not hold the thread.
     runtime.shutdown_background();
     result
@@ -95,7 +112,7 @@ pub fn run(
 struct Uplink<'a> {
     shared: &'a Shared,
     config: &'a NodeConfig,
-    endpoint: Endpoint,
+    channel: RealmChannel,
     model: LoadedModel,
     stop: watch::Receiver<bool>,
     sessions: u64,
@@ -125,7 +142,7 @@ impl Uplink<'_> {
             let spooled = self.shared.look().open_count();
             if warned.is_none_or(|at| at.elapsed() >= WARNING_INTERVAL) {
                 warned = Some(Instant::now());
-                let (node, target) = (&self.config.name, &self.config.target);
+                let (node, target) = (&self.config.name, self.channel.address());
                 tracing::warn!(
                     node,
                     target,
@@ -208,12 +225,11 @@ impl Uplink<'_> {
         >,
         NodeError,
     > {
-        let channel: Channel = match self.endpoint.connect().await {
-            Ok(channel) => channel,
-            Err(error) => return Ok(Err(with_causes(&error))),
-        };
-        let mut client =
-            EdgeClient::new(channel).max_decoding_message_size(limits::MESSAGE_BYTES_MAX);
+        if let Err(error) = self.channel.connect().await {
+            return Ok(Err(with_causes(&error)));
+        }
+        let mut client = EdgeClient::new(self.channel.clone())
+            .max_decoding_message_size(limits::MESSAGE_BYTES_MAX);
         let (sender, requests) = mpsc::channel(MESSAGES_WAITING_MAX);
         let hello = v1::Hello {
             node: self.config.name.clone(),
@@ -270,7 +286,7 @@ fn is_for_good(status: &Status) -> bool {
             | StatusCode::Unauthenticated
             | StatusCode::PermissionDenied
             | StatusCode::Unimplemented
-    )
+    ) || realm::code_of(status) == Some(Code::UnknownRealm)
 }
 
 fn describe(status: &Status) -> String {
@@ -339,9 +355,9 @@ mod tests {
 
     #[test]
     fn only_plain_http_targets_are_taken() {
-        assert!(endpoint("http://127.0.0.1:7000").is_ok());
+        assert!(check_target("http://127.0.0.1:7000").is_ok());
         for target in ["", "127.0.0.1:7000", "https://a:1", "http://", "http://a b"] {
-            assert!(endpoint(target).is_err(), "{target}");
+            assert!(check_target(target).is_err(), "{target}");
         }
     }
 }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use karat_proto::realm::{CODE_HEADER, LEADER_HEADER, REALM_HEADER};
 use karat_proto::v1::edge_request::Kind as Up;
 use karat_proto::v1::edge_response::Kind as Down;
 use karat_proto::v1::edge_server::{Edge, EdgeServer};
@@ -53,6 +54,8 @@ pub struct World {
     pub stages: Option<v1::Stages>,
     pub violations: Vec<String>,
     pub hellos: Vec<v1::Hello>,
+    /// The realms that those who came in named.
+    pub realms_named: Vec<String>,
     random: ChaCha8Rng,
 }
 
@@ -133,6 +136,8 @@ pub struct FakeEdge {
     directives: broadcast::Sender<v1::Directive>,
     stop: Option<watch::Sender<bool>>,
     most_open: Arc<AtomicU64>,
+    /// Who has the realm, where it is somebody else.
+    leader: Arc<Mutex<Option<SocketAddr>>>,
 }
 
 struct Service {
@@ -141,6 +146,7 @@ struct Service {
     stop: watch::Receiver<bool>,
     held: watch::Receiver<bool>,
     most_open: Arc<AtomicU64>,
+    leader: Arc<Mutex<Option<SocketAddr>>>,
 }
 
 impl FakeEdge {
@@ -171,6 +177,7 @@ impl FakeEdge {
             stages: None,
             violations: Vec::new(),
             hellos: Vec::new(),
+            realms_named: Vec::new(),
             random: ChaCha8Rng::seed_from_u64(seed),
         };
         FakeEdge {
@@ -181,6 +188,7 @@ impl FakeEdge {
             directives: broadcast::channel(64).0,
             stop: None,
             most_open: Arc::default(),
+            leader: Arc::default(),
         }
     }
 
@@ -203,6 +211,7 @@ impl FakeEdge {
             stop: stopped.clone(),
             held: self.held.subscribe(),
             most_open: self.most_open.clone(),
+            leader: self.leader.clone(),
         };
         self.stop = Some(stop);
         let edge = EdgeServer::new(service).max_decoding_message_size(limits::MESSAGE_BYTES_MAX);
@@ -229,6 +238,11 @@ impl FakeEdge {
     /// Keeps every answer back, or lets all go.
     pub fn hold_answers(&self, held: bool) {
         self.held.send_replace(held);
+    }
+
+    /// From now on the realm is here, or with another one.
+    pub fn realm_is_at(&self, other: Option<&FakeEdge>) {
+        *self.leader.lock().unwrap() = other.map(|other| other.address);
     }
 
     pub fn most_open(&self) -> u64 {
@@ -275,6 +289,19 @@ impl Edge for Service {
         &self,
         request: Request<Streaming<v1::EdgeRequest>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
+        let leader = *self.leader.lock().unwrap();
+        if let Some(leader) = leader {
+            let mut refused = Status::failed_precondition("the realm is elsewhere");
+            let metadata = refused.metadata_mut();
+            let code = (Code::RealmElsewhere as u16).to_string();
+            metadata.insert(CODE_HEADER, code.parse().unwrap());
+            metadata.insert(LEADER_HEADER, leader.to_string().parse().unwrap());
+            return Err(refused);
+        }
+        if let Some(realm) = request.metadata().get(REALM_HEADER) {
+            let realm = realm.to_str().unwrap().to_owned();
+            self.world.lock().unwrap().realms_named.push(realm);
+        }
         let mut requests = request.into_inner();
         let Some(v1::EdgeRequest {
             kind: Some(Up::Hello(hello)),

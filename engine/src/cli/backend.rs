@@ -1,62 +1,43 @@
 //! Where a command's answers come from: a running engine, or a data folder that nobody runs.
 
+use std::time::Duration;
+
 use karat_proto::limits;
+use karat_proto::realm::{RealmChannel, RealmName};
 use karat_proto::v1::host_client::HostClient;
 use karat_proto::v1::ledger_client::LedgerClient;
 use karat_proto::v1::operator_client::OperatorClient;
-use tonic::metadata::{Ascii, MetadataValue};
-use tonic::service::Interceptor;
-use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Endpoint, Error as TransportError};
 
 use super::{CliError, Common};
 use crate::data_folder::DataFolder;
 use crate::service::{Mode, Service};
 
-/// A channel whose requests name their realm.
-pub type ToRealm = InterceptedService<Channel, RealmName>;
-
-/// The realm that requests name, if any.
-#[derive(Clone)]
-pub struct RealmName(Option<MetadataValue<Ascii>>);
-
-impl Interceptor for RealmName {
-    fn call(
-        &mut self,
-        mut request: tonic::Request<()>,
-    ) -> Result<tonic::Request<()>, tonic::Status> {
-        if let Some(name) = &self.0 {
-            request.metadata_mut().insert("karat-realm", name.clone());
-        }
-        Ok(request)
-    }
-}
+/// How long a connection may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A realm that is looked for for longer is mentioned.
+const SAID_AFTER: Duration = Duration::from_secs(2);
 
 /// Clients of one engine.
 pub struct Backend {
     /// The Ledger service.
-    pub ledger: LedgerClient<ToRealm>,
+    pub ledger: LedgerClient<RealmChannel>,
     /// The Operator service.
-    pub operator: OperatorClient<ToRealm>,
+    pub operator: OperatorClient<RealmChannel>,
     /// The Host service, which a single engine does not have.
-    pub host: HostClient<Channel>,
+    pub host: HostClient<RealmChannel>,
     /// Kept open while a folder is read.
     _reading: Option<Service>,
 }
 
 impl Backend {
-    /// Connects to `--server`; with `--data`, opens that folder for reading in this process instead.
+    /// Connects to `--server`, and from there to where it says that the realm is; with `--data`, opens that folder for reading
+    /// in this process instead.
     ///
     /// # Errors
-    /// When the engine cannot be reached or the folder not be opened.
+    /// When the engine cannot be reached, the realm not be found, or the folder not be opened.
     pub async fn open(common: &Common) -> Result<Backend, CliError> {
-        let realm = match &common.realm {
-            None => None,
-            Some(name) => Some(name.parse().map_err(|_| {
-                CliError::Usage(format!("--realm {name}: a realm's name is letters, digits, dots, hyphens and underscores"))
-            })?),
-        };
-        let realm = RealmName(realm);
+        let realm = common.realm.clone();
         let Some(dir) = &common.data else {
             return Backend::connect(&common.server, realm, None).await;
         };
@@ -76,25 +57,41 @@ impl Backend {
 
     async fn connect(
         server: &str,
-        realm: RealmName,
+        realm: Option<RealmName>,
         reading: Option<Service>,
     ) -> Result<Backend, CliError> {
-        let endpoint = Endpoint::from_shared(server.to_owned())
-            .map_err(|error| CliError::Usage(format!("--server {server}: {error}")))?
-            .connect_timeout(std::time::Duration::from_secs(5));
-        let channel = endpoint.connect().await.map_err(|error| {
+        let channel = RealmChannel::new(realm, server, endpoint)
+            .map_err(|error| CliError::Usage(format!("--server {server}: {error}")))?;
+        channel.connect().await.map_err(|error| {
             let cause = std::error::Error::source(&error).map_or(String::new(), |cause| format!(" ({cause})"));
             CliError::Unreachable(format!(
                 "no engine answers at {server}{cause}; start one with `karat dev` or `karat serve`, name another with \
                  --server, or read a folder with --data"
             ))
         })?;
+        find(&channel).await?;
         Ok(Backend {
-            ledger: LedgerClient::with_interceptor(channel.clone(), realm.clone())
+            ledger: LedgerClient::new(channel.clone())
                 .max_decoding_message_size(limits::MESSAGE_BYTES_MAX),
-            operator: OperatorClient::with_interceptor(channel.clone(), realm),
+            operator: OperatorClient::new(channel.clone()),
             host: HostClient::new(channel),
             _reading: reading,
         })
     }
+}
+
+fn endpoint(address: &str) -> Result<Endpoint, TransportError> {
+    Ok(Endpoint::from_shared(address.to_owned())?.connect_timeout(CONNECT_TIMEOUT))
+}
+
+/// Goes to where the realm is, and says so when that takes its time.
+async fn find(channel: &RealmChannel) -> Result<(), CliError> {
+    let mut found = std::pin::pin!(channel.find());
+    tokio::select! {
+        found = &mut found => return Ok(found?),
+        () = tokio::time::sleep(SAID_AFTER) => {
+            eprintln!("karat: the realm is not led anywhere at the moment; waiting for it");
+        }
+    }
+    Ok(found.await?)
 }

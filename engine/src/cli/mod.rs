@@ -26,6 +26,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use karat_proto::realm::RealmName;
 use thiserror::Error;
 
 pub use backend::Backend;
@@ -99,9 +100,9 @@ pub struct Common {
         env = "KARAT_SERVER"
     )]
     pub server: String,
-    /// Realm, where the server is a host of several
+    /// Realm, where the server is one of several that share realms; wherever among them it is
     #[arg(long, global = true, env = "KARAT_REALM")]
-    pub realm: Option<String>,
+    pub realm: Option<RealmName>,
     /// Data folder: `dev` runs on it; other commands read it directly when no engine runs on it
     #[arg(long, global = true, env = "KARAT_DATA")]
     pub data: Option<PathBuf>,

@@ -174,6 +174,7 @@ impl Run {
         let node_figures = Arc::new(NodeFigures::default());
         let node_config = NodeConfig {
             target: address.to_owned(),
+            realm: None,
             name: "dev-edge".into(),
             account: setup.creator,
             collection: setup.collection,

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use karat_proto::code;
 use karat_proto::convert::Refused;
+use karat_proto::realm::{CODE_HEADER, LEADER_HEADER};
 use karat_proto::v1::edge_server::EdgeServer;
 use karat_proto::v1::ledger_server::LedgerServer;
 use karat_proto::v1::operator_server::OperatorServer;
@@ -124,7 +125,13 @@ impl Gateway {
     fn verifier(&self) -> Result<&Verifier, Status> {
         if let Err(refused) = self.core.role.refuse_unless_leading() {
             self.count_door_refusal(refused.code);
-            return Err(refusal_status(&refused));
+            let mut status = refusal_status(&refused);
+            let leader = self.core.role.followed().map(|followed| followed.leader);
+            let leader = leader.filter(|leader| !leader.is_empty());
+            if let Some(leader) = leader.and_then(|leader| leader.parse().ok()) {
+                status.metadata_mut().insert(LEADER_HEADER, leader);
+            }
+            return Err(status);
         }
         self.verifier.as_deref().ok_or_else(|| {
             Status::failed_precondition("this process only reads the folder; ask a running engine")
@@ -285,7 +292,7 @@ pub(crate) fn refusal_status(refused: &Refused) -> Status {
     );
     let mut answer = Status::new(status, message);
     if let Ok(number) = (refused.code as u16).to_string().parse() {
-        answer.metadata_mut().insert("karat-code", number);
+        answer.metadata_mut().insert(CODE_HEADER, number);
     }
     answer
 }

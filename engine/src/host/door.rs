@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use karat_proto::Code;
 use karat_proto::convert::Refused;
+use karat_proto::realm::{LEADER_HEADER, REALM_HEADER, RETRY_HEADER};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::{BoxFuture, Service, http};
@@ -19,12 +20,6 @@ use super::realm::{Leading, Realm, State};
 use crate::gateway::refusal_status;
 use crate::kafka::directory::Directory;
 
-/// The metadata header in which a request names its realm.
-pub const REALM_HEADER: &str = "karat-realm";
-/// The header of a refusal that says who leads the realm, HOST:PORT.
-pub const LEADER_HEADER: &str = "karat-leader";
-/// The header of a refusal that says when to ask again, milliseconds.
-pub const RETRY_HEADER: &str = "karat-retry-after-ms";
 /// When to ask again for a realm that nobody has at the moment.
 const RETRY_AFTER_MS: u64 = 500;
 /// Services of the process, which no realm answers: health, reflection, and the host's own.

@@ -6,6 +6,7 @@
 mod broker;
 #[path = "../common/mod.rs"]
 mod common;
+mod follow;
 mod group;
 mod load;
 mod snapshots;
@@ -111,9 +112,11 @@ async fn realms_spread_over_two_processes_and_who_asks_the_wrong_one_is_told_whe
     assert_eq!(shown["realms"][here]["state"], "leading");
     assert_eq!(shown["realms"][there]["state"], "elsewhere");
     assert_eq!(shown["realms"][there]["leader"], second.address.as_str());
-    let shown = told(&["--server", &server, "--realm", here, "status"]);
-    assert_eq!(shown["realm"], here);
-    assert_eq!(shown["role"], "leader");
+    for realm in [here, there] {
+        let shown = told(&["--server", &server, "--realm", realm, "status"]);
+        assert_eq!(shown["realm"], realm);
+        assert_eq!(shown["role"], "leader");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

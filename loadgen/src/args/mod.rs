@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use karat_proto::limits;
+use karat_proto::realm::RealmName;
 
 use crate::error::LoadError;
 use crate::lanes::EDGE_ASSETS_MAX;
@@ -30,6 +31,8 @@ Examples:
     karat-load run --ack sequenced,durable --connections 4 --streams 2
     karat-load run --mode execute --rate 1000
     karat-load run --mode edge --scenario mint --ack durable --rate 200
+  A realm that several engines share, wherever it is and goes (any of them is the target):
+    karat-load run --target http://127.0.0.1:7400 --realm north --rate 2000
   Kafka producers, four of them, and outcomes from the engine's topics (a build with --features kafka):
     karat-load run --target kafka://127.0.0.1:19092 --ack durable --connections 4 --rate 2000
   What a run was promised, asked again after the engine was killed and started again:
@@ -148,16 +151,17 @@ pub struct LoadArgs {
 /// Arguments of `run`.
 #[derive(Clone, Debug, Args)]
 pub struct RunArgs {
-    /// The engine's gRPC address; or kafka://HOST:PORT, whose topics the engine reads: then commands are produced to the
+    /// The engine's gRPC address, of engines that share realms any one; or kafka://HOST:PORT, whose topics the engine reads: then commands are produced to the
     /// topic of commands, outcomes are taken from the topics of events and dead letters, and --ack must be durable.
     #[arg(long, default_value = "http://127.0.0.1:7400")]
     pub target: String,
     /// For a kafka:// target: the engine's gRPC address, where the run is prepared and its books are checked.
     #[arg(long, default_value = "http://127.0.0.1:7400")]
     pub engine: String,
-    /// For a kafka:// target: the realm, as the engine's realm.name says.
-    #[arg(long, default_value = "main")]
-    pub realm: String,
+    /// The realm. Every call names it, and goes where it is among engines that share realms, also when it moves meanwhile.
+    /// Without, the target is left when it does not lead; for a kafka:// target `main` is meant then.
+    #[arg(long)]
+    pub realm: Option<RealmName>,
     /// For a kafka:// target: what its topics begin with, as the engine's log.kafka.topic_prefix says.
     #[arg(long, default_value = "karat")]
     pub topic_prefix: String,
@@ -209,6 +213,9 @@ pub struct CheckArgs {
     /// The engine's gRPC address.
     #[arg(long, alias = "server", default_value = "http://127.0.0.1:7400")]
     pub target: String,
+    /// The realm, wherever among engines that share realms it is [default: the run's].
+    #[arg(long)]
+    pub realm: Option<RealmName>,
 }
 
 /// Arguments of `compare`.

@@ -1,6 +1,7 @@
-//! Books, figures and beliefs of a run while it goes on: what is sent here, what its outcomes change in [`outcomes`]. No
-//! waiting here.
+//! Books, figures and beliefs of a run while it goes on: what is sent here, what its outcomes change in [`outcomes`], what
+//! is sent again when the realm moved in [`again`]. No waiting here.
 
+mod again;
 mod outcomes;
 
 use std::time::Instant;
@@ -18,6 +19,8 @@ use crate::recorder::Recorder;
 use crate::records::{Record, Records};
 use crate::scenario::changes::mix;
 use crate::scenario::{Holdings, Kind, Player};
+
+pub(crate) use again::Unanswered;
 
 /// What came of a run.
 pub struct Driven {
@@ -41,6 +44,8 @@ pub struct Driven {
     pub refused: u64,
     /// Commands without an outcome.
     pub unanswered: u64,
+    /// What it took to follow a realm that moved.
+    pub followed: Followed,
     /// Fingerprint of everything that was thought up, stream by stream.
     pub digest: u64,
     /// What this thread did while it sent; `None` where the system does not say.
@@ -49,6 +54,15 @@ pub struct Driven {
     pub behind: (f64, u64),
     /// What the brokers said, of a run on Kafka.
     pub deliveries: Option<Deliveries>,
+}
+
+/// What it took to follow a realm that moved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Followed {
+    /// Streams that were opened again.
+    pub streams: u64,
+    /// Commands without an outcome that were sent again on them.
+    pub commands: u64,
 }
 
 /// What the generator's thread did while it sent, as shares of the time.
@@ -68,6 +82,8 @@ pub(crate) struct LoadStream {
     pub(crate) holdings: Holdings,
     pub(crate) player: Player,
     pub(crate) digest: u64,
+    /// Where the realm may move.
+    pub(crate) unanswered: Option<Unanswered>,
 }
 
 /// The run.
@@ -88,6 +104,7 @@ pub(crate) struct Driver {
     sent_by_kind: [u64; Kind::ALL.len()],
     accepted: u64,
     refused: u64,
+    followed: Followed,
     pub(crate) broken: Option<String>,
     /// What is noted there says only that a stream is closed.
     cause_unknown: bool,
@@ -121,6 +138,7 @@ impl Driver {
             sent_by_kind: [0; Kind::ALL.len()],
             accepted: 0,
             refused: 0,
+            followed: Followed::default(),
             broken: None,
             cause_unknown: false,
             behind: (0.0, 0),
@@ -219,6 +237,7 @@ impl Driver {
             self.broke(number, "it is closed".into());
             return;
         };
+        let first = stream.books.entered();
         let ids = stream.books.next_ids(batch);
         let mut commands = Vec::with_capacity(batch as usize);
         for index in 0..batch as usize {
@@ -238,10 +257,17 @@ impl Driver {
                 kind: Some(draft.command),
             });
         }
+        if let Some(unanswered) = &mut stream.unanswered {
+            unanswered.keep(first, level, &commands);
+        }
         let ack = self.plan.acks[usize::from(level)].to_wire();
         if lane.send(ack, commands).is_err() {
-            self.closed(number, "the target takes no more messages");
-            return;
+            if stream.unanswered.is_none() {
+                self.closed(number, "the target takes no more messages");
+                return;
+            }
+            // Its receiving side opens it again.
+            *lane = Lane::Away;
         }
         self.recorder.sent_now(batch);
         if self.is_measured(intended_ns) {
@@ -282,6 +308,7 @@ impl Driver {
             accepted: self.accepted,
             refused: self.refused,
             unanswered,
+            followed: self.followed,
             digest,
             thread,
             behind: self.behind,

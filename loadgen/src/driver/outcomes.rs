@@ -1,5 +1,6 @@
 //! What an outcome changes: it crosses out its command, is checked for what it says, and is counted.
 
+use karat_proto::realm::is_away;
 use karat_proto::{Code, v1};
 
 use super::Driver;
@@ -17,6 +18,7 @@ fn is_for_now(code: u32) -> bool {
         Code::RateLimited,
         Code::Unavailable,
         Code::NotLeader,
+        Code::RealmElsewhere,
         Code::RetryMemoryFull,
     ]
     .iter()
@@ -29,10 +31,22 @@ fn named(outcome: &v1::Outcome, what: &str) -> String {
 }
 
 impl Driver {
-    /// Takes the outcomes of one message, which came at this ack level.
-    pub(crate) fn take(&mut self, stream: usize, ack: i32, outcomes: &[v1::Outcome]) {
+    /// Takes the outcomes of one message, which came at this ack level. On a stream whose realm may move, a refusal that
+    /// says nothing about the command because of that is none: returns what it said, and the command stays open.
+    pub(crate) fn take(
+        &mut self,
+        stream: usize,
+        ack: i32,
+        outcomes: &[v1::Outcome],
+    ) -> Option<String> {
         let now_ns = self.now_ns();
+        let mut away = None;
         for outcome in outcomes {
+            let code = u16::try_from(outcome.code).ok().and_then(Code::from_number);
+            if self.streams[stream].unanswered.is_some() && code.is_some_and(is_away) {
+                away.get_or_insert_with(|| outcome.message.clone());
+                continue;
+            }
             if outcome.code == Code::NotLeader as u32 {
                 let said = &outcome.message;
                 self.broke(
@@ -42,6 +56,7 @@ impl Driver {
             }
             self.take_outcome(stream, outcome, ack, now_ns);
         }
+        away
     }
 
     fn take_outcome(&mut self, stream: usize, outcome: &v1::Outcome, ack: i32, now_ns: u64) {
@@ -49,7 +64,9 @@ impl Driver {
         let Some((place, entry)) = books.answer(&outcome.id, &mut self.problems) else {
             return;
         };
-        self.check(&entry, outcome, ack);
+        let unanswered = self.streams[stream].unanswered.as_mut();
+        let again = unanswered.is_some_and(|one| one.answered(place.number()));
+        self.check(&entry, outcome, ack, again);
         self.keep(place, &entry, outcome);
         let latency_ns = now_ns.saturating_sub(entry.intended_ns);
         let measured = self.is_measured(entry.intended_ns);
@@ -72,11 +89,11 @@ impl Driver {
         }
     }
 
-    /// Notes what no outcome may say.
-    fn check(&mut self, entry: &Entry, outcome: &v1::Outcome, ack: i32) {
+    /// Notes what no outcome may say; `again` for a command that was sent more than once.
+    fn check(&mut self, entry: &Entry, outcome: &v1::Outcome, ack: i32, again: bool) {
         let problems = &mut self.problems;
         let (sequence, code) = (outcome.sequence, outcome.code);
-        if outcome.replayed {
+        if outcome.replayed && !again {
             problems.note(|| named(outcome, "answered as a retry, but it was sent once"));
         }
         if sequence != 0 && !self.sequences.insert(sequence) {

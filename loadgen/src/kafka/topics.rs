@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use karat_proto::{limits, v1};
+use karat_sequencer::log::kafka::is_final;
 use prost::Message as _;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::producer::{Producer as _, ThreadedProducer};
 use rdkafka::{Offset, TopicPartitionList};
@@ -343,15 +344,7 @@ fn read(
             match consumer.poll(wait) {
                 None => break,
                 Some(Ok(message)) => seen.extend(see(&message, dead_letters)),
-                Some(Err(
-                    error @ (KafkaError::MessageConsumptionFatal(_)
-                    | KafkaError::MessageConsumption(
-                        RDKafkaErrorCode::AutoOffsetReset
-                        | RDKafkaErrorCode::OffsetOutOfRange
-                        | RDKafkaErrorCode::TopicAuthorizationFailed
-                        | RDKafkaErrorCode::UnknownTopicOrPartition,
-                    )),
-                )) => {
+                Some(Err(error)) if is_final(&error) => {
                     let cause = format!("the topics of outcomes cannot be read: {error}");
                     let _ = sender.blocking_send(vec![Seen::Broken(cause)]);
                     return;

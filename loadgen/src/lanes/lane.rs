@@ -8,6 +8,8 @@ use karat_proto::v1;
 use karat_proto::v1::command::Kind;
 use tokio::sync::mpsc;
 
+use crate::books::number_in;
+
 /// Assets in one message of an edge node.
 pub const EDGE_ASSETS_MAX: u64 = 64;
 
@@ -19,6 +21,8 @@ pub(crate) enum Lane {
     Execute(mpsc::Sender<v1::ExecuteRequest>),
     /// Assets, each against a credit.
     Edge(EdgeLane),
+    /// Nowhere, until the stream is opened again: what is sent is kept by who sends it.
+    Away,
     /// Messages of a Kafka producer.
     #[cfg(feature = "kafka")]
     Kafka(crate::kafka::KafkaLane),
@@ -30,9 +34,8 @@ pub(crate) struct EdgeLane {
     pub(crate) credits: u32,
     /// Bounded by the stream's window.
     pub(crate) waiting: VecDeque<v1::EdgeAsset>,
-    /// Images, one after another.
+    /// Images, one after another: a command that is sent again brings the same one.
     pub(crate) images: Rc<[Bytes]>,
-    pub(crate) next_image: usize,
     /// Assets in one message.
     pub(crate) batch: usize,
 }
@@ -68,6 +71,7 @@ impl Lane {
                 }
                 edge.flush()
             }
+            Lane::Away => Ok(()),
             #[cfg(feature = "kafka")]
             Lane::Kafka(lane) => lane.send(&commands).then_some(()).ok_or(Closed),
         }
@@ -78,15 +82,15 @@ impl EdgeLane {
     fn push(&mut self, command: v1::Command) {
         // Only scenarios of mints come here.
         if let Some(Kind::Mint(mint)) = command.kind {
+            let image = number_in(&command.id) % self.images.len() as u64;
             self.waiting.push_back(v1::EdgeAsset {
                 id: command.id,
                 collection: mint.collection,
                 owner: mint.owner,
                 traits: mint.traits,
                 lineage: mint.lineage,
-                content: self.images[self.next_image].clone(),
+                content: self.images[image as usize].clone(),
             });
-            self.next_image = (self.next_image + 1) % self.images.len();
         }
     }
 

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::args::{Ack, LoadArgs, Rate};
 use crate::books::Problems;
-use crate::driver::{Driven, ThreadShares};
+use crate::driver::{Driven, Followed, ThreadShares};
 use crate::error::LoadError;
 use crate::kafka::Deliveries;
 use crate::recorder::{Percentiles, Second, curve, percentiles};
@@ -113,6 +113,9 @@ pub struct Settings {
     /// Watchers that hardly read, beside the load.
     #[serde(default, skip_serializing_if = "is_none")]
     pub slow_watchers: u64,
+    /// The realm that every call named, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub realm: Option<String>,
     /// Seed.
     pub seed: u64,
     /// Run id, 16 hex digits.
@@ -163,6 +166,9 @@ pub struct BooksReport {
     pub refused: u64,
     /// Without an outcome.
     pub unanswered: u64,
+    /// What it took to follow a realm that moved.
+    #[serde(default, skip_serializing_if = "is_nothing")]
+    pub followed: Followed,
     /// What was compared with the target's state; nothing for a floor.
     pub checked: Option<Checked>,
     /// What was compared with the target's events; nothing for a floor.
@@ -222,6 +228,7 @@ impl Report {
                 accepted: driven.accepted,
                 refused: driven.refused,
                 unanswered: driven.unanswered,
+                followed: driven.followed,
                 checked: None,
                 events: None,
                 world: None,
@@ -351,6 +358,7 @@ impl Settings {
             assets: args.assets,
             verdict: "none".into(),
             slow_watchers: 0,
+            realm: None,
             seed: args.seed,
             run_id: format!("{run:016x}"),
         }
@@ -377,6 +385,10 @@ impl Machine {
             ),
         }
     }
+}
+
+fn is_nothing(followed: &Followed) -> bool {
+    *followed == Followed::default()
 }
 
 fn is_none(count: &u64) -> bool {

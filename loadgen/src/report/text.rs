@@ -124,6 +124,13 @@ impl Report {
             books.unanswered,
             self.commands
         )?;
+        if books.followed.streams > 0 {
+            writeln!(
+                out,
+                "  the realm moved: {} streams were opened again, {} commands sent again",
+                books.followed.streams, books.followed.commands
+            )?;
+        }
         if let Some(events) = &books.events {
             write!(
                 out,

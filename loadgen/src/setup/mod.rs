@@ -12,13 +12,12 @@ mod verdicts;
 use std::rc::Rc;
 
 use bytes::Bytes;
+use karat_proto::realm::RealmChannel;
 use karat_proto::v1::command::Kind;
-use karat_proto::v1::ledger_client::LedgerClient;
 use karat_proto::{Account, v1};
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
-use tonic::transport::Channel;
 
 use self::images::edge_side;
 use self::places::{Place, accounts, empty_holdings, places, put};
@@ -106,19 +105,19 @@ pub fn pretend(args: &LoadArgs, file: &Rc<ScenarioFile>, run: u64) -> Result<Rea
 /// # Errors
 /// Names the step that the target refused, and what it said.
 pub async fn prepare(
-    channel: Channel,
+    channel: RealmChannel,
     args: &LoadArgs,
     file: &Rc<ScenarioFile>,
     operator: Account,
     verdict: Verdict,
     run: u64,
 ) -> Result<Ready, LoadError> {
-    let mut setup = Sender::new(LedgerClient::new(channel.clone()), run);
+    let mut setup = Sender::new(channel.clone(), run);
     if verdict == Verdict::Accept {
-        crate::doubles::let_pass(channel.clone()).await?;
+        crate::doubles::let_pass(&channel).await?;
     }
     let accounts = accounts(args, file, run)?;
-    let model = approved_model(channel).await?;
+    let model = approved_model(&channel).await?;
     let creator = creator(run);
     let spec = Kind::CreateCollection(v1::CreateCollection {
         spec: Some(collection_spec(run, verdict)),
@@ -169,7 +168,7 @@ pub async fn prepare(
             }
         }
     }
-    verdicts::wait(&mut setup.ledger, &minted).await?;
+    verdicts::wait(&channel, &minted).await?;
     let stage = Stage {
         file: file.clone(),
         form,

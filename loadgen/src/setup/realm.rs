@@ -1,10 +1,10 @@
 //! What a realm must have before it can be loaded: a model that may mint, and the run's collection.
 
 use bytes::Bytes;
+use karat_proto::realm::RealmChannel;
 use karat_proto::v1::operator_client::OperatorClient;
 use karat_proto::{Code, v1};
 use sha2::Digest as _;
-use tonic::transport::Channel;
 
 use super::sender::check;
 use crate::args::Verdict;
@@ -43,10 +43,13 @@ pub(super) fn load_model() -> [u8; 32] {
 }
 
 /// A generator that may mint: one that is approved already, else the load model.
-pub(super) async fn approved_model(channel: Channel) -> Result<Bytes, LoadError> {
-    let mut operator = OperatorClient::new(channel);
-    let models = operator
-        .list_models(v1::ListModelsRequest {})
+pub(super) async fn approved_model(channel: &RealmChannel) -> Result<Bytes, LoadError> {
+    let operator = OperatorClient::new(channel.clone());
+    let listed = channel.ask(|| {
+        let mut operator = operator.clone();
+        async move { operator.list_models(v1::ListModelsRequest {}).await }
+    });
+    let models = listed
         .await
         .map_err(|status| LoadError::in_setup("Operator.ListModels", &status))?
         .into_inner()
@@ -66,8 +69,11 @@ pub(super) async fn approved_model(channel: Channel) -> Result<Bytes, LoadError>
             role: v1::ModelRole::Generator.into(),
             ..Default::default()
         };
-        let answer = operator
-            .change_model(request)
+        let changed = channel.ask(|| {
+            let (mut operator, request) = (operator.clone(), request.clone());
+            async move { operator.change_model(request).await }
+        });
+        let answer = changed
             .await
             .map_err(|status| LoadError::in_setup("Operator.ChangeModel", &status))?
             .into_inner();

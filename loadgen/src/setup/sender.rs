@@ -3,12 +3,13 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use karat_proto::realm::RealmChannel;
 use karat_proto::v1::command::Kind;
 use karat_proto::v1::ledger_client::LedgerClient;
 use karat_proto::{Account, Code, convert, limits, v1};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
+use tonic::Status;
 
 use crate::books::command_id;
 use crate::error::LoadError;
@@ -25,19 +26,22 @@ pub(super) const CHUNK: usize = 64 * BATCH;
 const RETRIES_MAX: u32 = 100;
 /// Longest wait for one answer of setup.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+const NOT_ALL_ANSWERED: &str = "the target did not answer every command";
 
 /// One client that prepares a run.
 pub(super) struct Sender {
-    pub(super) ledger: LedgerClient<Channel>,
+    channel: RealmChannel,
+    ledger: LedgerClient<RealmChannel>,
     run: u64,
     number: u64,
     last_sequence: u64,
 }
 
 impl Sender {
-    pub(super) fn new(ledger: LedgerClient<Channel>, run: u64) -> Sender {
+    pub(super) fn new(channel: RealmChannel, run: u64) -> Sender {
         Sender {
-            ledger,
+            ledger: LedgerClient::new(channel.clone()),
+            channel,
             run,
             number: 0,
             last_sequence: 0,
@@ -66,9 +70,12 @@ impl Sender {
             ack: v1::AckLevel::Durable.into(),
             command: Some(self.command(actor, kind)),
         };
-        let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.ledger.execute(request))
+        let asked = self.channel.ask(|| {
+            let (mut ledger, request) = (self.ledger.clone(), request.clone());
+            async move { in_time(ledger.execute(request)).await }
+        });
+        let answer = asked
             .await
-            .map_err(|_| no_answer(step))?
             .map_err(|status| LoadError::in_setup(step, &status))?;
         let outcome = answer.into_inner().outcome.unwrap_or_default();
         check(step, &outcome)?;
@@ -92,10 +99,22 @@ impl Sender {
             open.push(command);
         }
         let mut retries = 0;
+        let mut search = self.channel.search();
         while !open.is_empty() {
             let mut refused_for_now = HashSet::new();
             let mut wait_ms = 0;
-            for outcome in self.submit_once(step, &open).await? {
+            let outcomes_now = match self.submit_once(&open).await {
+                Ok(outcomes) => outcomes,
+                // All of them again: their ids make that safe.
+                Err(status) => {
+                    let pause = search.again(status);
+                    let pause = pause.map_err(|status| LoadError::in_setup(step, &status))?;
+                    tokio::time::sleep(pause).await;
+                    continue;
+                }
+            };
+            search = self.channel.search();
+            for outcome in outcomes_now {
                 let place = places.get(&outcome.id).copied();
                 let place = place.ok_or(LoadError::Setup {
                     step,
@@ -137,18 +156,12 @@ impl Sender {
     }
 
     /// Sends each command once over one stream, a few messages at a time, and returns as many outcomes.
-    async fn submit_once(
-        &mut self,
-        step: &'static str,
-        commands: &[v1::Command],
-    ) -> Result<Vec<v1::Outcome>, LoadError> {
-        let failed = |status: tonic::Status| LoadError::in_setup(step, &status);
+    async fn submit_once(&mut self, commands: &[v1::Command]) -> Result<Vec<v1::Outcome>, Status> {
         let (sender, receiver) = mpsc::channel(MESSAGES_IN_FLIGHT);
         let mut responses = self
             .ledger
             .submit(ReceiverStream::new(receiver))
-            .await
-            .map_err(failed)?
+            .await?
             .into_inner();
         let mut outcomes = Vec::with_capacity(commands.len());
         let mut sent = 0;
@@ -164,22 +177,42 @@ impl Sender {
             while outcomes.len() < sent
                 && (all_sent || sent - outcomes.len() > MESSAGES_IN_FLIGHT * BATCH)
             {
-                let response = tokio::time::timeout(ANSWER_TIMEOUT, responses.message())
-                    .await
-                    .map_err(|_| no_answer(step))?
-                    .map_err(failed)?
-                    .ok_or_else(|| no_answer(step))?;
+                let response = in_time(responses.message())
+                    .await?
+                    .ok_or_else(|| Status::unavailable(NOT_ALL_ANSWERED))?;
+                self.check_here(&response.outcomes)?;
                 outcomes.extend(response.outcomes);
             }
         }
         Ok(outcomes)
     }
+
+    /// Whether these outcomes say anything, where the realm may move.
+    fn check_here(&self, outcomes: &[v1::Outcome]) -> Result<(), Status> {
+        let moves = |outcome: &&v1::Outcome| {
+            [Code::RealmElsewhere, Code::Unavailable]
+                .iter()
+                .any(|code| outcome.code == *code as u32)
+        };
+        match outcomes.iter().find(moves) {
+            Some(outcome) if self.channel.names_realm() => {
+                Err(Status::unavailable(outcome.message.clone()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// An answer, if it comes in time.
+async fn in_time<T>(asking: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    let answer = tokio::time::timeout(ANSWER_TIMEOUT, asking).await;
+    answer.unwrap_or_else(|_| Err(Status::deadline_exceeded(NOT_ALL_ANSWERED)))
 }
 
 fn no_answer(step: &'static str) -> LoadError {
     LoadError::Setup {
         step,
-        cause: "the target did not answer every command".into(),
+        cause: NOT_ALL_ANSWERED.into(),
     }
 }
 

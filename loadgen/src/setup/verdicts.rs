@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use karat_proto::realm::RealmChannel;
 use karat_proto::v1;
 use karat_proto::v1::ledger_client::LedgerClient;
-use tonic::transport::Channel;
 
 use crate::error::LoadError;
 
@@ -17,10 +17,8 @@ const VERDICTS_WAIT: Duration = Duration::from_secs(120);
 
 /// Waits until the agents are through with what was minted, so that a run does not measure their arrears, and says so
 /// when they reject it. A target without agents is known by nothing happening for a while.
-pub(super) async fn wait(
-    ledger: &mut LedgerClient<Channel>,
-    minted: &[u64],
-) -> Result<(), LoadError> {
+pub(super) async fn wait(channel: &RealmChannel, minted: &[u64]) -> Result<(), LoadError> {
+    let ledger = LedgerClient::new(channel.clone());
     let step = "verdicts on the minted assets";
     let since = Instant::now();
     let mut seen_verdict = false;
@@ -29,8 +27,13 @@ pub(super) async fn wait(
     for asset in minted.iter().rev().step_by(stride).rev() {
         loop {
             let request = v1::GetAssetRequest { asset: *asset };
-            let answer = ledger.get_asset(request).await;
-            let answer = answer.map_err(|status| LoadError::in_setup(step, &status))?;
+            let asked = channel.ask(|| {
+                let mut ledger = ledger.clone();
+                async move { ledger.get_asset(request).await }
+            });
+            let answer = asked
+                .await
+                .map_err(|status| LoadError::in_setup(step, &status))?;
             match answer.into_inner().asset.unwrap_or_default().state() {
                 v1::AssetState::Pending => {}
                 v1::AssetState::Rejected => {

@@ -4,11 +4,13 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use karat_proto::realm::RealmChannel;
 use karat_proto::v1::event::Kind;
 use karat_proto::v1::ledger_client::LedgerClient;
 use karat_proto::{Account, limits, v1};
 use serde::{Deserialize, Serialize};
-use tonic::transport::Channel;
+use tokio::time::error::Elapsed;
+use tonic::Status;
 
 use crate::books::Problems;
 use crate::client::chain;
@@ -66,15 +68,13 @@ pub struct Ours<'a> {
 
 /// Reads the target's events from the run's first sequence to its last, and compares.
 pub async fn check(
-    channel: Channel,
+    channel: RealmChannel,
     ours: &Ours<'_>,
     records: &Records,
     problems: &mut Problems,
 ) -> (EventsChecked, Left) {
     let (answered, unanswered) = records.sorted();
     let last_sequence = answered.last().map_or(0, |record| record.sequence);
-    let mut ledger =
-        LedgerClient::new(channel.clone()).max_decoding_message_size(limits::MESSAGE_BYTES_MAX);
     let mut check = Check::new(ours, answered, unanswered, problems);
     check.checked.left_out = records.left_out;
     // What has no outcome may lie behind everything that has one.
@@ -89,7 +89,7 @@ pub async fn check(
         },
     };
     if last_sequence > 0
-        && let Err(cause) = check.read(&mut ledger, last_sequence).await
+        && let Err(cause) = check.read(&channel, last_sequence).await
     {
         check.problem(format!(
             "the events up to sequence {last_sequence} could not be read beyond {}: {cause}",
@@ -104,21 +104,22 @@ pub async fn check(
 ///
 /// # Errors
 /// When it does not answer.
-pub async fn applied(channel: &Channel, ours: &Ours<'_>) -> Result<u64, String> {
+pub async fn applied(channel: &RealmChannel, ours: &Ours<'_>) -> Result<u64, String> {
     let kept_asset = v1::GetAssetRequest {
         asset: ours.world.kept_asset,
     };
-    let mut ledger = LedgerClient::new(channel.clone());
-    let answer = Patience::default()
-        .ask(ledger.get_asset(kept_asset))
-        .await?;
+    let ledger = LedgerClient::new(channel.clone());
+    let asking = channel.ask(|| {
+        let mut ledger = ledger.clone();
+        async move { ledger.get_asset(kept_asset).await }
+    });
+    let answer = Patience::default().ask(asking).await?;
     Ok(answer.applied_seq)
 }
 
 struct Check<'a> {
     accounts: HashSet<&'a [u8]>,
     collection: u32,
-    from_sequence: u64,
     run: u64,
     answered: std::iter::Peekable<std::vec::IntoIter<Record>>,
     /// By fingerprint; a mint's without its number.
@@ -129,6 +130,8 @@ struct Check<'a> {
     changes_of_mint: Option<u64>,
     touched: bool,
     seen: u64,
+    /// Sequences of the events that were taken beyond `seen`: a watch that is opened again brings them once more.
+    beyond: Vec<u64>,
     checked: EventsChecked,
     left: Left,
     problems: &'a mut Problems,
@@ -153,7 +156,6 @@ impl<'a> Check<'a> {
                 .map(|account| &account.0[..])
                 .collect(),
             collection: ours.world.collection,
-            from_sequence: ours.world.prepared_sequence + 1,
             run: ours.run,
             answered: answered.into_iter().peekable(),
             unanswered: by_changes,
@@ -162,6 +164,7 @@ impl<'a> Check<'a> {
             changes_of_mint: None,
             touched: false,
             seen: ours.world.prepared_sequence,
+            beyond: Vec::new(),
             checked: EventsChecked::default(),
             left: Left::default(),
             problems,
@@ -172,35 +175,59 @@ impl<'a> Check<'a> {
         self.problems.note(|| text);
     }
 
-    async fn read(
+    /// Reads up to `last_sequence`; where the realm moves meanwhile, goes on there.
+    async fn read(&mut self, channel: &RealmChannel, last_sequence: u64) -> Result<(), String> {
+        let mut search = channel.search();
+        let ledger =
+            LedgerClient::new(channel.clone()).max_decoding_message_size(limits::MESSAGE_BYTES_MAX);
+        loop {
+            let before = self.seen;
+            let Err(status) = self.read_on(ledger.clone(), last_sequence).await else {
+                return Ok(());
+            };
+            if self.seen > before {
+                search = channel.search();
+            }
+            let pause = search.again(status).map_err(|status| chain(&status))?;
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// Reads on behind what was seen, over one stream.
+    async fn read_on(
         &mut self,
-        ledger: &mut LedgerClient<Channel>,
+        mut ledger: LedgerClient<RealmChannel>,
         last_sequence: u64,
-    ) -> Result<(), String> {
+    ) -> Result<(), Status> {
         let request = v1::WatchRequest {
-            from_sequence: self.from_sequence,
+            from_sequence: self.seen + 1,
             ..v1::WatchRequest::default()
         };
-        let opening = tokio::time::timeout(SILENCE, ledger.watch(request)).await;
-        let mut events = match opening {
-            Err(_) => return Err("the stream did not open".into()),
-            Ok(Err(status)) => return Err(chain(&status)),
-            Ok(Ok(answer)) => answer.into_inner(),
-        };
+        let silent = |what: String| move |_: Elapsed| Status::deadline_exceeded(what);
+        let mut events = tokio::time::timeout(SILENCE, ledger.watch(request))
+            .await
+            .map_err(silent("the stream did not open".into()))??
+            .into_inner();
+        let mut taken_before = self.beyond.len();
         while self.seen < last_sequence {
-            let message = match tokio::time::timeout(SILENCE, events.message()).await {
-                Err(_) => return Err(format!("nothing came for {} s", SILENCE.as_secs())),
-                Ok(Err(status)) => return Err(chain(&status)),
-                Ok(Ok(None)) => return Err("the target ended the stream".into()),
-                Ok(Ok(Some(message))) => message,
-            };
+            let nothing = format!("nothing came for {} s", SILENCE.as_secs());
+            let message = tokio::time::timeout(SILENCE, events.message())
+                .await
+                .map_err(silent(nothing))??
+                .ok_or_else(|| Status::unavailable("the target ended the stream"))?;
             for event in &message.events {
                 if event.sequence > last_sequence {
                     break;
                 }
+                if taken_before > 0 {
+                    taken_before -= 1;
+                    continue;
+                }
                 self.take(event);
+                self.beyond.push(event.sequence);
             }
             self.seen = self.seen.max(message.seen_sequence);
+            self.beyond.retain(|sequence| *sequence > self.seen);
         }
         Ok(())
     }

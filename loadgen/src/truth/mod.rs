@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
+use karat_proto::realm::RealmChannel;
 use karat_proto::v1::ledger_client::LedgerClient;
 use karat_proto::{Account, v1};
 use rand::SeedableRng as _;
@@ -14,7 +15,6 @@ use rand::seq::index::sample;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use tonic::Status;
-use tonic::transport::Channel;
 
 use crate::books::Problems;
 use crate::client::chain;
@@ -112,16 +112,15 @@ impl Patience {
 /// Compares a sample of assets and every balance; what does not agree is noted, by name. `changes` are what each account
 /// of `accounts` has more or less than the deposit.
 pub async fn check(
-    channel: Channel,
+    channel: RealmChannel,
     assets: &[ExpectedAsset],
     balances: &[(Account, i128)],
     deposit: u64,
     seed: u64,
     problems: &mut Problems,
 ) -> Checked {
-    let ledger = LedgerClient::new(channel);
     let patience = Patience::default();
-    let assets = check_assets(&ledger, &patience, assets, seed, problems).await;
+    let assets = check_assets(&channel, &patience, assets, seed, problems).await;
     let mut checked = Checked {
         assets,
         ..Checked::default()
@@ -135,7 +134,7 @@ pub async fn check(
         .collect();
     checked.accounts = expected.len() as u64;
     checked.deposit_sum = deposit * checked.accounts;
-    checked.balance_sum = check_balances(&ledger, &patience, &expected, problems).await;
+    checked.balance_sum = check_balances(&channel, &patience, &expected, problems).await;
     if checked.balance_sum != checked.deposit_sum {
         problems.note(|| {
             format!(
@@ -148,7 +147,7 @@ pub async fn check(
 }
 
 async fn check_assets(
-    ledger: &LedgerClient<Channel>,
+    channel: &RealmChannel,
     patience: &Patience,
     assets: &[ExpectedAsset],
     seed: u64,
@@ -162,12 +161,16 @@ async fn check_assets(
     let count = open.len() as u64;
     for round in 1..=ROUNDS {
         let reads = futures::stream::iter(open.drain(..).map(|expected| {
-            let mut ledger = ledger.clone();
+            let ledger = LedgerClient::new(channel.clone());
             async move {
                 let request = v1::GetAssetRequest {
                     asset: expected.asset,
                 };
-                let wrong = match patience.ask(ledger.get_asset(request)).await {
+                let asking = channel.ask(|| {
+                    let mut ledger = ledger.clone();
+                    async move { ledger.get_asset(request).await }
+                });
+                let wrong = match patience.ask(asking).await {
                     Ok(answer) => differs(&expected, &answer),
                     Err(cause) => Some(cause),
                 };
@@ -217,7 +220,7 @@ fn name(account: &[u8]) -> String {
 }
 
 async fn check_balances(
-    ledger: &LedgerClient<Channel>,
+    channel: &RealmChannel,
     patience: &Patience,
     expected: &[(Account, i128)],
     problems: &mut Problems,
@@ -226,12 +229,16 @@ async fn check_balances(
     let mut open = expected.to_vec();
     for round in 1..=ROUNDS {
         let reads = futures::stream::iter(open.drain(..).map(|(account, balance)| {
-            let mut ledger = ledger.clone();
+            let ledger = LedgerClient::new(channel.clone());
             async move {
                 let request = v1::GetAccountRequest {
                     account: crate::client::account_bytes(&account),
                 };
-                let answer = patience.ask(ledger.get_account(request)).await;
+                let asking = channel.ask(|| {
+                    let (mut ledger, request) = (ledger.clone(), request.clone());
+                    async move { ledger.get_account(request).await }
+                });
+                let answer = patience.ask(asking).await;
                 (account, balance, answer.map(|answer| answer.balance))
             }
         }))

@@ -34,6 +34,8 @@ pub struct State {
     pub assets: Vec<Held>,
     pub balances: HashMap<Bytes, u64>,
     pub events: Vec<v1::Event>,
+    /// First outcomes, by id.
+    outcomes: HashMap<Bytes, v1::Outcome>,
 }
 
 /// A refusal: its code, and the winner of a lost race.
@@ -54,6 +56,12 @@ impl State {
     }
 
     pub fn apply(&mut self, command: v1::Command) -> v1::Outcome {
+        if let Some(first) = self.outcomes.get(&command.id) {
+            return v1::Outcome {
+                replayed: true,
+                ..first.clone()
+            };
+        }
         self.commands += 1;
         let refused_at_the_door = |id: Bytes, code: Code| v1::Outcome {
             id,
@@ -80,7 +88,7 @@ impl State {
             }
         };
         let (winner_id, winner_sequence) = winner.unwrap_or_default();
-        v1::Outcome {
+        let outcome = v1::Outcome {
             id: command.id,
             sequence: self.sequence,
             code: code as u32,
@@ -88,7 +96,9 @@ impl State {
             winner_id,
             winner_sequence,
             ..v1::Outcome::default()
-        }
+        };
+        self.outcomes.insert(outcome.id.clone(), outcome.clone());
+        outcome
     }
 
     fn tell(&mut self, kind: Told) {

@@ -75,6 +75,9 @@ impl Ledger for Realm {
     async fn execute(&self, request: Request<v1::ExecuteRequest>) -> Answer<v1::ExecuteResponse> {
         let request = request.into_inner();
         let outcome = outcome_of(self, request.command.unwrap());
+        if !self.is_here() {
+            return Err(Status::unavailable("the realm moved meanwhile"));
+        }
         if outcome.sequence == 0 {
             return Err(refused_call(&outcome));
         }
@@ -209,8 +212,13 @@ impl Edge for Realm {
         let realm = self.clone();
         let actor = hello.account;
         let answers = requests.flat_map(move |request| {
-            let Some(Up::Assets(assets)) = request.unwrap().kind else {
-                panic!("a second Hello");
+            let assets = match request {
+                Ok(v1::EdgeRequest {
+                    kind: Some(Up::Assets(assets)),
+                }) => assets,
+                Ok(other) => panic!("{other:?} after the Hello"),
+                // The client has gone.
+                Err(_) => return futures::stream::iter(Vec::new()),
             };
             let amount = assets.assets.len() as u32;
             assert!((1..=CREDITS).contains(&amount), "more than the credits");
@@ -230,6 +238,10 @@ impl Edge for Realm {
                 })
             });
             let outcomes: Vec<v1::Outcome> = outcomes.collect();
+            if !realm.is_here() {
+                let moved = Err(Status::unavailable("the realm moved meanwhile"));
+                return futures::stream::iter(vec![moved]);
+            }
             // As the engine does: first when they are applied, then when they are durable.
             let answer = |ack: v1::AckLevel| {
                 down(Down::Outcomes(v1::EdgeOutcomes {
@@ -238,7 +250,7 @@ impl Edge for Realm {
                     ..v1::EdgeOutcomes::default()
                 }))
             };
-            futures::stream::iter([
+            futures::stream::iter(vec![
                 answer(v1::AckLevel::Sequenced),
                 answer(v1::AckLevel::Durable),
                 credits(amount),

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use bytes::Bytes;
+use karat_proto::realm::is_away;
 use karat_proto::v1::edge_request::Kind as Up;
 pub use karat_proto::v1::edge_response::Kind as Down;
 use karat_proto::{Code, Digest, v1};
@@ -342,9 +343,9 @@ impl<'a> Session<'a> {
             ms => Duration::from_millis(ms.into()).clamp(RESEND_MIN, RESEND_MAX),
         };
         match code {
-            Some(
-                Code::Overloaded | Code::RateLimited | Code::Unavailable | Code::RetryMemoryFull,
-            ) => Fate::Again(wait),
+            Some(Code::Overloaded | Code::RateLimited | Code::RetryMemoryFull) => Fate::Again(wait),
+            // The connection ends soon; until then it is worth a try.
+            Some(code) if is_away(code) => Fate::Again(wait),
             Some(Code::Paused) => Fate::Held,
             Some(Code::ModelNotApproved)
                 if self.shared.look().ending != Some(Ending::ModelRetired) =>
