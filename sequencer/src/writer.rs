@@ -240,9 +240,8 @@ impl<M: Machine> Writer<M> {
             }
             // Looks up from the wait to see a stop; a stop waits for a flush only so long.
             let look_up = Instant::now() + Duration::from_millis(100);
-            self.progress.wait_until(Some(look_up), |progress| {
-                progress.positions().durable_seq >= oldest || progress.is_poisoned()
-            });
+            // Whatever it says, the loop looks again.
+            let _ = self.progress.wait_durable(oldest, Some(look_up));
             if self.shared.is_stopping() {
                 let since = *stopping_since.get_or_insert_with(Instant::now);
                 if since.elapsed() > self.config.stop_wait_max {

@@ -37,7 +37,11 @@ pub struct Progress {
     durable_blocks: AtomicU64,
     is_poisoned: AtomicBool,
     cause: Mutex<Option<LogError>>,
+    /// How many look at every change.
     waiting: AtomicUsize,
+    /// The least durable sequence that somebody waits for, `u64::MAX` for none: under load thousands of changes pass
+    /// whoever waits for the last of them, and wake nobody.
+    durable_wanted: AtomicU64,
     gate: Mutex<()>,
     changed: Condvar,
     listeners: RwLock<Vec<Listener>>,
@@ -56,6 +60,7 @@ impl Progress {
             is_poisoned: AtomicBool::new(false),
             cause: Mutex::new(None),
             waiting: AtomicUsize::new(0),
+            durable_wanted: AtomicU64::new(u64::MAX),
             gate: Mutex::new(()),
             changed: Condvar::new(),
             listeners: RwLock::new(Vec::new()),
@@ -166,11 +171,26 @@ impl Progress {
 
     /// Waits until `sequence` is durable: `Ok(false)` at the deadline, an error once the log has failed.
     pub fn wait_durable(&self, sequence: u64, deadline: Option<Instant>) -> Result<bool, LogError> {
-        let reached = |progress: &Self| progress.durable_seq.load(Ordering::SeqCst) >= sequence;
-        self.wait_until(deadline, |progress| {
-            reached(progress) || progress.is_poisoned()
-        });
-        if reached(self) {
+        let reached = || self.durable_seq.load(Ordering::SeqCst) >= sequence;
+        if !reached() && !self.is_poisoned() {
+            let mut gate = self.gate.lock();
+            loop {
+                // Said before the position is read again: a publisher either sees what is wanted or is seen.
+                self.durable_wanted.fetch_min(sequence, Ordering::SeqCst);
+                if reached() || self.is_poisoned() {
+                    break;
+                }
+                match deadline {
+                    None => self.changed.wait(&mut gate),
+                    Some(deadline) => {
+                        if self.changed.wait_until(&mut gate, deadline).timed_out() {
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+        if reached() {
             return Ok(true);
         }
         self.refuse_if_poisoned()?;
@@ -183,9 +203,15 @@ impl Progress {
     }
 
     fn announce(&self) {
-        if self.waiting.load(Ordering::SeqCst) > 0 {
+        let wanted = self.durable_seq.load(Ordering::SeqCst)
+            >= self.durable_wanted.load(Ordering::SeqCst)
+            || self.is_poisoned();
+        if wanted || self.waiting.load(Ordering::SeqCst) > 0 {
             // Taking the gate orders this after a waiter that has looked but does not sleep yet.
-            drop(self.gate.lock());
+            let gate = self.gate.lock();
+            // All are woken, and who waits on says again for what.
+            self.durable_wanted.store(u64::MAX, Ordering::SeqCst);
+            drop(gate);
             self.changed.notify_all();
         }
         for listener in self.listeners.read().iter() {
@@ -201,5 +227,72 @@ impl std::fmt::Debug for Progress {
             .field("blocks", &self.blocks())
             .field("poisoned", &self.poisoned())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const SEQUENCES: u64 = 2_000;
+
+    fn deadline() -> Option<Instant> {
+        Some(Instant::now() + Duration::from_secs(120))
+    }
+
+    #[test]
+    fn whoever_waits_for_a_sequence_is_woken_by_it_among_others_who_wait_for_theirs() {
+        let progress = Progress::new(0);
+        std::thread::scope(|scope| {
+            for step in 1..=5 {
+                let progress = &progress;
+                scope.spawn(move || {
+                    for sequence in (1..=SEQUENCES).filter(|sequence| sequence % step == 0) {
+                        assert!(progress.wait_durable(sequence, deadline()).unwrap());
+                    }
+                });
+            }
+            for sequence in 1..=SEQUENCES {
+                progress.publish_durable(sequence, sequence);
+                if sequence % 7 == 0 {
+                    std::thread::yield_now();
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn two_that_wait_for_each_other_in_turn_never_miss_one() {
+        let (here, there) = (Progress::new(0), Progress::new(0));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for sequence in 1..=SEQUENCES {
+                    assert!(here.wait_durable(sequence, deadline()).unwrap());
+                    there.publish_durable(sequence, sequence);
+                }
+            });
+            for sequence in 1..=SEQUENCES {
+                here.publish_durable(sequence, sequence);
+                assert!(there.wait_durable(sequence, deadline()).unwrap());
+            }
+        });
+    }
+
+    #[test]
+    fn a_failure_wakes_whoever_waits_for_what_never_comes() {
+        let progress = Progress::new(0);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| progress.wait_durable(2, deadline()));
+            progress.publish_durable(1, 1);
+            progress.poison(LogError::Closed);
+            let waited = waiting.join().unwrap();
+            assert!(
+                matches!(waited, Err(LogError::Poisoned { .. })),
+                "{waited:?}"
+            );
+        });
+        assert!(progress.wait_durable(1, deadline()).unwrap());
     }
 }

@@ -24,6 +24,8 @@ use crate::log::{LogError, Progress, ReadError};
 
 /// How long a question for the end of the topic may take while nothing is in flight.
 const QUIET_QUESTION: Duration = Duration::from_millis(500);
+/// So long after an answer, or after it last looked, a leader looks whether another one has begun.
+const QUIET_LOOK: Duration = Duration::from_secs(1);
 
 /// A block that the broker has not acknowledged.
 pub(super) struct InFlight {
@@ -41,12 +43,13 @@ pub(super) type MarkerAnswer = Result<Option<i64>, String>;
 pub(super) struct State {
     /// The offset that the next acknowledgement should name.
     pub(super) expected: i64,
-    pub(super) in_flight: VecDeque<InFlight>,
-    /// Blocks handed to the producer, since opening.
-    pub(super) appended: u64,
+    /// The oldest blocks in flight; those behind them are in [`Deliveries::handed`].
+    in_flight: VecDeque<InFlight>,
     acknowledged: u64,
     /// The epoch of the last block acknowledged; 0 before this leader wrote anything.
     pub(super) epoch: u64,
+    /// When an answer, or a look at the topic, last showed that nobody else leads.
+    alone: Instant,
     /// The message in flight is a new leader's marker, and this is who waits for it.
     pub(super) marker: Option<Sender<MarkerAnswer>>,
     pub(super) flusher: Option<Flusher>,
@@ -57,6 +60,11 @@ pub(super) struct Deliveries {
     pub(super) topic: Arc<Topic>,
     pub(super) progress: Arc<Progress>,
     pub(super) state: Mutex<State>,
+    /// Blocks in flight behind those in `state`. Apart, because `state` is held over the work on an answer, which may be a
+    /// read of the topic: who appends waits for none of that. Where both are taken, `state` comes first.
+    handed: Mutex<VecDeque<InFlight>>,
+    /// Held while a block is handed to the client, and while the client is told to forget what it has.
+    pub(super) handing: Mutex<()>,
     /// What the client says of its connections.
     pub(super) complaints: Complaints,
 }
@@ -71,9 +79,9 @@ impl Deliveries {
         let state = State {
             expected,
             in_flight: VecDeque::new(),
-            appended: 0,
             acknowledged: 0,
             epoch: 0,
+            alone: Instant::now(),
             marker: None,
             flusher,
         };
@@ -81,8 +89,34 @@ impl Deliveries {
             topic,
             progress,
             state: Mutex::new(state),
+            handed: Mutex::new(VecDeque::new()),
+            handing: Mutex::new(()),
             complaints: Complaints::default(),
         }
+    }
+
+    /// Notes a block before it is handed to the client, so that the answer finds it.
+    pub(super) fn hand(&self, block: InFlight) {
+        self.handed.lock().push_back(block);
+    }
+
+    /// Forgets a block that the client did not take.
+    pub(super) fn take_back(&self, number: u64) {
+        let mut state = self.state.lock();
+        state.in_flight.retain(|block| block.number != number);
+        self.handed.lock().retain(|block| block.number != number);
+    }
+
+    /// Brings the oldest block in flight to the front of `state`.
+    fn look_at_handed(&self, state: &mut State) {
+        if state.in_flight.is_empty() {
+            std::mem::swap(&mut state.in_flight, &mut *self.handed.lock());
+        }
+    }
+
+    /// Whether an answer is awaited.
+    fn is_awaited(&self, state: &State) -> bool {
+        state.marker.is_some() || !state.in_flight.is_empty() || !self.handed.lock().is_empty()
     }
 
     /// The broker's answer to the message with this number: its offset, `None` if it named none.
@@ -92,6 +126,7 @@ impl Deliveries {
             let _ = waiting.send(answer);
             return;
         }
+        self.look_at_handed(&mut state);
         if self.progress.is_poisoned() {
             state.in_flight.pop_front();
             return;
@@ -132,6 +167,8 @@ impl Deliveries {
         let Some(block) = state.in_flight.pop_front() else {
             return Ok(());
         };
+        let now = Instant::now();
+        state.alone = now;
         state.epoch = block.epoch;
         state.acknowledged += 1;
         if block.last_sequence >= block.first_sequence {
@@ -149,7 +186,9 @@ impl Deliveries {
                 self.progress.publish_appended(sequence, blocks);
             }
             None => {
-                self.progress.flush_times.record(block.sent.elapsed());
+                self.progress
+                    .flush_times
+                    .record(now.saturating_duration_since(block.sent));
                 self.progress.publish_durable(sequence, blocks);
             }
         }
@@ -253,20 +292,23 @@ impl Deliveries {
         }
     }
 
-    /// While nothing is in flight: whether somebody else wrote. Called now and then by the polling thread.
+    /// While nothing is in flight, and no answer has come for a while: whether somebody else wrote. Called often, by the
+    /// polling thread. While answers come, their offsets say the same.
     pub(super) fn look_for_another_leader(&self) {
         let (from, epoch) = {
-            let state = self.state.lock();
-            if !state.in_flight.is_empty() || state.marker.is_some() || state.epoch == 0 {
+            let mut state = self.state.lock();
+            let looks = state.epoch > 0 && state.alone.elapsed() >= QUIET_LOOK;
+            if !looks || self.is_awaited(&state) {
                 return;
             }
+            state.alone = Instant::now();
             (state.expected, state.epoch)
         };
         // An unreachable broker is noticed by whoever appends.
         let Ok((_, end)) = self.topic.watermarks(QUIET_QUESTION) else {
             return;
         };
-        if end == from || self.state.lock().appended_beyond(from) {
+        if end == from || self.has_moved(&self.state.lock(), from) {
             return;
         }
         let looked = if end < from {
@@ -280,7 +322,7 @@ impl Deliveries {
             self.read_foreign(from, end, epoch, None)
         };
         let mut state = self.state.lock();
-        if state.appended_beyond(from) {
+        if self.has_moved(&state, from) {
             return;
         }
         match looked {
@@ -289,9 +331,15 @@ impl Deliveries {
         }
     }
 
+    /// Whether something was sent since `expected` was read.
+    fn has_moved(&self, state: &State, expected: i64) -> bool {
+        state.expected != expected || self.is_awaited(state)
+    }
+
     /// The age of the oldest block in flight.
     pub(super) fn oldest(&self) -> Option<Duration> {
-        let state = self.state.lock();
+        let mut state = self.state.lock();
+        self.look_at_handed(&mut state);
         state.in_flight.front().map(|block| block.sent.elapsed())
     }
 
@@ -312,14 +360,8 @@ impl Deliveries {
     pub(super) fn step_down(&self, state: &mut State, cause: LogError) {
         tracing::error!(topic = %self.topic.config.topic, %cause, "this leader stops");
         state.in_flight.clear();
+        self.handed.lock().clear();
         self.progress.poison(cause);
-    }
-}
-
-impl State {
-    /// Whether something was sent since `expected` was read.
-    fn appended_beyond(&self, expected: i64) -> bool {
-        !self.in_flight.is_empty() || self.marker.is_some() || self.expected != expected
     }
 }
 

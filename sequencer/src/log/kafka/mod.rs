@@ -43,8 +43,6 @@ pub use reading::is_final;
 
 /// How long the polling thread waits for an answer before it looks whether it should end.
 const POLL: Duration = Duration::from_millis(50);
-/// How often a quiet leader looks whether another one has begun.
-const QUIET_LOOK: Duration = Duration::from_secs(1);
 /// How long a log that is dropped without being closed waits for what is in flight.
 const DROP_WAIT: Duration = Duration::from_secs(10);
 
@@ -55,6 +53,8 @@ pub struct KafkaLog {
     producer: Arc<BaseProducer<Deliveries>>,
     deliveries: Arc<Deliveries>,
     next_sequence: u64,
+    /// Blocks handed to the client, since opening.
+    appended: u64,
     closed: bool,
     stop: Arc<AtomicBool>,
     polling: Option<JoinHandle<()>>,
@@ -212,6 +212,7 @@ impl KafkaLog {
             producer,
             deliveries,
             next_sequence: last_sequence + 1,
+            appended: 0,
             closed: false,
             stop,
             polling: Some(polling),
@@ -339,10 +340,9 @@ impl KafkaLog {
 
     /// Waits until everything handed to the producer is acknowledged; whether it is.
     fn drain(&self, wait_max: Duration) -> bool {
-        let appended = self.deliveries.state.lock().appended;
         let deadline = Instant::now() + wait_max;
         self.progress.wait_until(Some(deadline), |progress| {
-            progress.blocks().appended >= appended || progress.is_poisoned()
+            progress.blocks().appended >= self.appended || progress.is_poisoned()
         })
     }
 
@@ -386,10 +386,12 @@ impl Log for KafkaLog {
         if let Some(faults) = &self.topic.config.faults {
             faults(KafkaStep::Append).map_err(failed)?;
         }
-        // Held over the call, so that the answer finds the block; the call itself never waits.
-        let mut state = self.deliveries.state.lock();
-        let number = state.appended + 1;
-        state.in_flight.push_back(InFlight {
+        let number = self.appended + 1;
+        let handing = self.deliveries.handing.lock();
+        // Asked again: from its failure on, the client may have been told to forget what it has, and behind a hole no
+        // block may be sent.
+        self.progress.refuse_if_poisoned()?;
+        self.deliveries.hand(InFlight {
             number,
             first_sequence,
             last_sequence: block.last_sequence(),
@@ -397,13 +399,14 @@ impl Log for KafkaLog {
             hash: *block.hash(),
             sent: Instant::now(),
         });
-        if let Err(reason) = self.send(block, number, None) {
-            state.in_flight.pop_back();
-            drop(state);
+        // This never waits.
+        let sent = self.send(block, number, None);
+        drop(handing);
+        if let Err(reason) = sent {
+            self.deliveries.take_back(number);
             return Err(failed(std::io::Error::other(reason)));
         }
-        state.appended = number;
-        drop(state);
+        self.appended = number;
         self.next_sequence = block.last_sequence() + 1;
         Ok(())
     }
@@ -479,7 +482,6 @@ fn fresh_key() -> [u8; 16] {
 fn poll(producer: &BaseProducer<Deliveries>, stop: &AtomicBool) {
     let deliveries = Arc::clone(producer.context());
     let wait_max = deliveries.topic.config.acknowledge_wait_max;
-    let mut looked = Instant::now();
     let mut purged = false;
     while !stop.load(Ordering::SeqCst) {
         producer.poll(POLL);
@@ -492,11 +494,11 @@ fn poll(producer: &BaseProducer<Deliveries>, stop: &AtomicBool) {
         }
         if !purged && deliveries.progress.is_poisoned() {
             // What is not sent yet must not be sent any more.
+            let _handing = deliveries.handing.lock();
             producer.purge(PurgeConfig::default().queue().inflight());
             purged = true;
         }
-        if !purged && looked.elapsed() >= QUIET_LOOK {
-            looked = Instant::now();
+        if !purged {
             deliveries.look_for_another_leader();
         }
     }
