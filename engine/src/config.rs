@@ -554,7 +554,7 @@ impl Config {
             (
                 "host.session_timeout_ms",
                 self.host.session_timeout_ms,
-                // Heartbeats come three in a session; the upper bound is a broker's default one.
+                // Heartbeats come twenty in a session (kafka/group.rs); the upper bound is a broker's default one.
                 1000,
                 1_800_000,
             ),

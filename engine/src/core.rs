@@ -18,12 +18,13 @@ use karat_sequencer::{
 use thiserror::Error;
 
 use crate::accounts::Roles;
+use crate::beginning::Beginning;
 use crate::config::Config;
 use crate::data_folder::{DataFolder, DataFolderError};
 use crate::digests::{self, DigestRecorder};
 use crate::events::{EventHub, EventLog, EventLogError, EventReader, HubConfig};
 use crate::machine::LedgerMachine;
-use crate::realm_log::{self, Follower, Opened, Opening, Place};
+use crate::realm_log::{self, Follower, Held, Opening, Place};
 use crate::role::RealmRole;
 use crate::snapshots::{self, SnapshotsError};
 use crate::view::{DigestMark, View};
@@ -51,6 +52,19 @@ pub enum CoreError {
     /// The log is of a kind that this build does not have.
     #[error("log.kind is {0}; build with `--features kafka`")]
     LogKind(String),
+    /// The log's head is gone, and the folder does not make up for it.
+    #[error(
+        "the log begins at sequence {first}, what came before was deleted, and {} has no snapshot of this log that reaches to sequence {needed}; nothing was written, and a leader that runs goes on; start with the data folder of an engine that had the realm, or with a copy of it (snapshots and events)",
+        folder.display()
+    )]
+    HeadGone {
+        /// The first sequence there.
+        first: u64,
+        /// A snapshot of this sequence or of a later one would do.
+        needed: u64,
+        /// The folder.
+        folder: PathBuf,
+    },
     /// A log is copied only into an empty place.
     #[error("{place} holds a log already ({blocks} blocks); name an empty place")]
     Occupied {
@@ -178,24 +192,31 @@ impl Core {
         let (content, content_report) = PackStore::open(folder.content(), PackConfig::default())?;
         let content = Arc::new(content);
         let flushed_first = content.clone();
-        let (opened_log, log) = realm_log::open(config, &folder, opening, place, move || {
+        let (opened, found) = realm_log::open(config, &folder, opening, place, move || {
             flushed_first.flush().map_err(std::io::Error::other)
         })?;
-        let role = Arc::new(RealmRole::new(log.epoch));
-        give_signs(config, opening, &opened_log, &role, address)?;
-        let history = opened_log.history();
-        if let Some(found) = &log.realm
-            && *found != config.realm.name
+        if let Some(realm) = &found.realm
+            && *realm != config.realm.name
         {
-            let expected = config.realm.name.clone();
             return Err(CoreError::OtherRealm {
-                expected,
-                found: found.clone(),
+                expected: config.realm.name.clone(),
+                found: realm.clone(),
             });
         }
-        digests::forget_after(&folder.digests(), log.last_sequence).map_err(CoreError::Digests)?;
         let started = Instant::now();
-        let mut notes = Vec::new();
+        let beginning = Beginning::find(config, &folder, &opened.history(), &found, place)?;
+        let found_in = started.elapsed();
+        // From here on the state can be built, so whoever leads may be replaced.
+        let (held, log) = opened.take_over(found)?;
+        let role = Arc::new(RealmRole::new(log.epoch));
+        give_signs(config, opening, &held, &role, address)?;
+        let started = Instant::now();
+        digests::forget_after(&folder.digests(), log.last_sequence).map_err(CoreError::Digests)?;
+        let Beginning {
+            events,
+            ledger,
+            mut notes,
+        } = beginning;
         if let Some(torn) = &log.torn_tail {
             notes.push(format!(
                 "{} bytes of a write that was never complete were cut from {} at offset {}",
@@ -203,33 +224,6 @@ impl Core {
                 torn.file.display(),
                 torn.offset
             ));
-        }
-        let mut events = EventLog::open(&folder.events(), log.last_sequence)?;
-        if config.log.kind == "kafka" && !are_of_the_log(&events, &history, place)? {
-            // A replaced leader has written events of blocks that never counted; others have their sequences now.
-            notes.push(
-                "the events here tell of blocks that another leader made void; they are made again"
-                    .into(),
-            );
-            events.reset()?;
-        }
-        let usable = match place_sequence(place) {
-            // The stream begins behind the snapshot; what came before is made again later.
-            Some(sequence) if events.last_sequence() == 0 => sequence,
-            // A snapshot beyond the events would leave a hole in their stream.
-            _ => log.last_sequence.min(events.last_sequence()),
-        };
-        let (snapshot, passed_over) = snapshots::newest(&folder.snapshots(), usable)?;
-        notes.extend(
-            passed_over
-                .iter()
-                .map(|error| format!("passed over: {error}")),
-        );
-        let mut ledger = snapshot.unwrap_or_default();
-        if place_sequence(place).is_some_and(|sequence| ledger.applied_seq() < sequence) {
-            notes.push("no snapshot of this log can be used; everything is read again".into());
-            events.reset()?;
-            ledger = Ledger::default();
         }
         let snapshot_sequence = ledger.applied_seq();
         let first_seq = match events.first_sequence()? {
@@ -246,7 +240,7 @@ impl Core {
         )
         .map_err(CoreError::Thread)?;
         let mut machine = LedgerMachine::publishing(ledger, view.clone(), sender);
-        let blocks = history.read(snapshot_sequence + 1)?;
+        let blocks = held.history().read(snapshot_sequence + 1)?;
         let replayed = karat_sequencer::replay(blocks, snapshot_sequence + 1, &mut machine)?;
         if machine.ledger().applied_seq() != log.last_sequence {
             return Err(CoreError::ReadShort {
@@ -259,7 +253,7 @@ impl Core {
             content: content_report,
             snapshot_sequence,
             replayed: replayed.commands,
-            recovery: started.elapsed(),
+            recovery: found_in + started.elapsed(),
             notes,
         };
         let core = Arc::new(Core {
@@ -270,17 +264,17 @@ impl Core {
             hub,
             content,
             role,
-            reader: opened_log.reader(),
+            reader: held.reader(),
             #[cfg(feature = "kafka")]
             before: parking_lot::Mutex::default(),
             sequencer: OnceLock::new(),
         });
-        let followed = match opened_log {
-            Opened::Led(led) => {
+        let followed = match held {
+            Held::Led(led) => {
                 core.lead(led, &log, machine)?;
                 None
             }
-            Opened::Followed(follower) => Some(FollowedLog { follower, machine }),
+            Held::Followed(follower) => Some(FollowedLog { follower, machine }),
         };
         let threads = CoreThreads {
             hub: hub_thread,
@@ -507,48 +501,18 @@ impl CoreThreads {
     }
 }
 
-/// The last sequence before a place.
-#[cfg(feature = "kafka")]
-fn place_sequence(place: Option<&Place>) -> Option<u64> {
-    place.map(|place| place.sequence)
-}
-
-#[cfg(not(feature = "kafka"))]
-fn place_sequence(_place: Option<&Place>) -> Option<u64> {
-    None
-}
-
-/// Whether the events that were found tell of blocks that count.
-fn are_of_the_log(
-    events: &EventLog,
-    history: &Arc<dyn LogReader>,
-    place: Option<&Place>,
-) -> Result<bool, CoreError> {
-    let (last_sequence, hash) = (events.last_sequence(), events.opened_hash());
-    #[cfg(feature = "kafka")]
-    if let Some(place) = place
-        && last_sequence <= place.sequence
-    {
-        // Nothing before the place is read.
-        return Ok(last_sequence == 0 || (last_sequence == place.sequence && hash == place.hash));
-    }
-    #[cfg(not(feature = "kafka"))]
-    let _ = place;
-    realm_log::holds(history, last_sequence, hash)
-}
-
 /// A new leader on a log that others can reach tells them so at once, before it has recovered: its marker is in the log, and
 /// the silence of a recovery must not look like the leader's end.
 #[cfg(feature = "kafka")]
 fn give_signs(
     config: &Config,
     opening: Opening,
-    log: &Opened,
+    log: &Held,
     role: &Arc<RealmRole>,
     address: &str,
 ) -> Result<(), CoreError> {
     use crate::kafka::lease;
-    if let (Opening::Lead, "kafka", Opened::Led(log)) = (opening, config.log.kind.as_str(), log) {
+    if let (Opening::Lead, "kafka", Held::Led(log)) = (opening, config.log.kind.as_str(), log) {
         let leader = lease::Leader {
             epoch: role.epoch(),
             address: address.to_owned(),
@@ -566,7 +530,7 @@ fn give_signs(
 fn give_signs(
     _config: &Config,
     _opening: Opening,
-    _log: &Opened,
+    _log: &Held,
     _role: &Arc<RealmRole>,
     _address: &str,
 ) -> Result<(), CoreError> {

@@ -34,6 +34,7 @@ macro_rules! sayln {
 pub mod accounts;
 pub mod background;
 pub mod batches;
+mod beginning;
 pub mod cli;
 pub mod config;
 pub mod core;

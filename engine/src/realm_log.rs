@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use karat_sequencer::{
-    BlockIterator, Journal, JournalConfig, Log, LogReader, ReadError, Recovery, read_blocks,
+    BlockIterator, Journal, JournalConfig, Log, LogReader, Recovery, read_blocks,
 };
 
 use crate::config::{Config, KafkaSettings};
@@ -15,7 +15,7 @@ use crate::data_folder::DataFolder;
 /// Why a log is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Opening {
-    /// To write it: on a shared log, whoever wrote before is replaced.
+    /// To write it: on a shared log, [`Opened::take_over`] then replaces whoever wrote before.
     Lead,
     /// To read it as its leader writes it, and to lead it when nobody does. Only a log that others can reach.
     Follow,
@@ -30,6 +30,13 @@ pub type Follower = karat_sequencer::KafkaFollower;
 #[cfg(not(feature = "kafka"))]
 pub type Follower = std::convert::Infallible;
 
+/// A log that this engine could lead.
+#[cfg(feature = "kafka")]
+pub type Candidate = karat_sequencer::KafkaCandidate;
+/// A log that this engine could lead; this build has none.
+#[cfg(not(feature = "kafka"))]
+pub type Candidate = std::convert::Infallible;
+
 /// A place in a log from which it is read on, so that what lies before is not read.
 #[cfg(feature = "kafka")]
 pub type Place = karat_sequencer::KafkaPlace;
@@ -37,40 +44,85 @@ pub type Place = karat_sequencer::KafkaPlace;
 #[cfg(not(feature = "kafka"))]
 pub type Place = std::convert::Infallible;
 
-/// A log as it was opened.
+/// A log as it was opened. On one that others can reach nothing was written yet.
 pub enum Opened {
-    /// To write it.
-    Led(Box<dyn Log>),
+    /// To write it; nobody else can.
+    Own(Box<dyn Log>),
+    /// To write it, once whoever leads it was replaced.
+    Candidate(Box<Candidate>),
     /// To follow it.
     Followed(Box<Follower>),
 }
 
+/// A log that this engine writes or follows.
+pub enum Held {
+    /// It writes.
+    Led(Box<dyn Log>),
+    /// It follows.
+    Followed(Box<Follower>),
+}
+
 impl Opened {
-    /// Reads what opening found: the whole log of a leader, and of one that is followed only what is not behind it.
+    /// Reads what opening found: the whole log, and of one that is followed only what is not behind it.
     pub fn history(&self) -> Arc<dyn LogReader> {
         match self {
-            Opened::Led(log) => log.reader(),
+            Opened::Own(log) => log.reader(),
+            #[cfg(feature = "kafka")]
+            Opened::Candidate(candidate) => candidate.reader(),
             #[cfg(feature = "kafka")]
             Opened::Followed(follower) => follower.opened_reader(),
             #[cfg(not(feature = "kafka"))]
-            Opened::Followed(never) => match **never {},
+            Opened::Candidate(never) | Opened::Followed(never) => match **never {},
+        }
+    }
+
+    /// Takes over a log that others can reach and this engine is to write: whoever wrote it writes nothing more that counts.
+    /// With what the log holds then; `found` is what opening it found.
+    ///
+    /// # Errors
+    /// When the brokers do not answer, or another engine was faster.
+    pub fn take_over(self, found: Recovery) -> Result<(Held, Recovery), CoreError> {
+        match self {
+            Opened::Own(log) => Ok((Held::Led(log), found)),
+            Opened::Followed(follower) => Ok((Held::Followed(follower), found)),
+            #[cfg(feature = "kafka")]
+            Opened::Candidate(candidate) => {
+                use karat_sequencer::{Clock, SystemClock};
+                let (log, recovery) = candidate.lead(SystemClock.now_ms())?;
+                Ok((Held::Led(Box::new(log)), recovery))
+            }
+            #[cfg(not(feature = "kafka"))]
+            Opened::Candidate(never) => match *never {},
+        }
+    }
+}
+
+impl Held {
+    /// Reads what opening and taking over found: the whole log, and of one that is followed only what is not behind it.
+    pub fn history(&self) -> Arc<dyn LogReader> {
+        match self {
+            Held::Led(log) => log.reader(),
+            #[cfg(feature = "kafka")]
+            Held::Followed(follower) => follower.opened_reader(),
+            #[cfg(not(feature = "kafka"))]
+            Held::Followed(never) => match **never {},
         }
     }
 
     /// Reads the log as it grows.
     pub fn reader(&self) -> Arc<dyn LogReader> {
         match self {
-            Opened::Led(log) => log.reader(),
+            Held::Led(log) => log.reader(),
             #[cfg(feature = "kafka")]
-            Opened::Followed(follower) => follower.reader(),
+            Held::Followed(follower) => follower.reader(),
             #[cfg(not(feature = "kafka"))]
-            Opened::Followed(never) => match **never {},
+            Held::Followed(never) => match **never {},
         }
     }
 }
 
 /// Opens the configured log. `flush_content` runs before anything counts as durable, because a durable command must have
-/// durable bytes. Who leads a log on Kafka and knows a place in it reads only what lies behind it.
+/// durable bytes. Who is to lead a log on Kafka and knows a place in it reads only what lies behind it.
 ///
 /// # Errors
 /// Says what is damaged, in use, unreachable, or not as a log needs it.
@@ -90,37 +142,7 @@ pub fn open(
         ..JournalConfig::default()
     };
     let (journal, recovery) = Journal::open(&folder.journal(), journal_config)?;
-    Ok((Opened::Led(Box::new(journal)), recovery))
-}
-
-/// Whether the log's block that ends at `last_sequence` has this hash; so its whole history up to there is the same.
-/// Nothing is always held.
-///
-/// # Errors
-/// When the log cannot be read.
-pub fn holds(
-    reader: &Arc<dyn LogReader>,
-    last_sequence: u64,
-    hash: [u8; 32],
-) -> Result<bool, CoreError> {
-    if last_sequence == 0 {
-        return Ok(true);
-    }
-    let mut blocks = match reader.read(last_sequence) {
-        Ok(blocks) => blocks,
-        Err(ReadError::Gone { .. }) => return Ok(false),
-        Err(error) => return Err(error.into()),
-    };
-    let found = blocks
-        .find(|block| {
-            block
-                .as_ref()
-                .map_or(true, |block| !block.is_epoch_marker())
-        })
-        .transpose()?;
-    Ok(found.is_some_and(|block| {
-        block.last_sequence() == last_sequence && block.hash().is_ok_and(|found| found == hash)
-    }))
+    Ok((Opened::Own(Box::new(journal)), recovery))
 }
 
 #[cfg(feature = "kafka")]
@@ -130,22 +152,28 @@ fn open_kafka(
     place: Option<&Place>,
     flush_content: karat_sequencer::log::journal::PreFlush,
 ) -> Result<(Opened, Recovery), CoreError> {
-    use karat_sequencer::{Clock, KafkaConfig, KafkaFollower, KafkaLog, SystemClock};
+    use karat_sequencer::{KafkaCandidate, KafkaConfig, KafkaFollower, KafkaLog};
     let realm = &config.realm.name;
     let kafka_config = KafkaConfig {
         pre_flush: Some(flush_content),
         ..kafka_config(&config.log.kafka, &log_topic(&config.log.kafka, realm))?
     };
-    let (log, recovery) = match opening {
-        Opening::Lead => KafkaLog::lead_from(kafka_config, place, realm, SystemClock.now_ms())?,
-        Opening::Read => KafkaLog::open(kafka_config)?,
+    Ok(match opening {
+        Opening::Lead => {
+            let candidate = KafkaCandidate::open(kafka_config, place, realm)?;
+            let recovery = candidate.recovery();
+            (Opened::Candidate(Box::new(candidate)), recovery)
+        }
         Opening::Follow => {
             let follower = KafkaFollower::open(kafka_config, realm)?;
             let recovery = follower.recovery();
-            return Ok((Opened::Followed(Box::new(follower)), recovery));
+            (Opened::Followed(Box::new(follower)), recovery)
         }
-    };
-    Ok((Opened::Led(Box::new(log)), recovery))
+        Opening::Read => {
+            let (log, recovery) = KafkaLog::open(kafka_config)?;
+            (Opened::Own(Box::new(log)), recovery)
+        }
+    })
 }
 
 #[cfg(not(feature = "kafka"))]

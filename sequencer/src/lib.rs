@@ -34,7 +34,9 @@ pub use chain::{Chain, ChainError, Standing};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use log::journal::{Journal, JournalConfig, JournalError, read_blocks};
 #[cfg(feature = "kafka")]
-pub use log::kafka::{Followed, KafkaConfig, KafkaError, KafkaFollower, KafkaLog, KafkaPlace};
+pub use log::kafka::{
+    Followed, KafkaCandidate, KafkaConfig, KafkaError, KafkaFollower, KafkaLog, KafkaPlace,
+};
 pub use log::memory::{MemoryConfig, MemoryDisk, MemoryLog};
 pub use log::{
     BlockIterator, Log, LogError, LogReader, Positions, Progress, ReadError, Recovery, TornTail,

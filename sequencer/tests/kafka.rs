@@ -15,9 +15,9 @@ use common::{Memory, PATIENCE, answer, body, folder, start_with, submit};
 use futures::executor::block_on;
 use karat_sequencer::log::kafka::{KafkaFaults, KafkaStep};
 use karat_sequencer::{
-    Ack, Journal, JournalConfig, KafkaConfig, KafkaError, KafkaLog, KafkaPlace, Log, LogError,
-    ManualClock, ReadError, Recovery, SequencerConfig, SequencerHandle, SubmitError, read_blocks,
-    replay,
+    Ack, Journal, JournalConfig, KafkaCandidate, KafkaConfig, KafkaError, KafkaFollower, KafkaLog,
+    KafkaPlace, Log, LogError, ManualClock, ReadError, Recovery, SequencerConfig, SequencerHandle,
+    SubmitError, read_blocks, replay,
 };
 use rdkafka::admin::{
     AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication,
@@ -443,6 +443,41 @@ fn a_head_that_retention_took_is_said_and_the_rest_can_be_read() {
         "{error}"
     );
     assert_eq!(reader.read(4).unwrap().count(), 2);
+}
+
+#[test]
+fn a_log_of_which_nothing_is_left_is_not_begun_anew_and_its_leader_goes_on() {
+    if !is_there() {
+        return;
+    }
+    let config = config("emptied");
+    let (handle, _) = lead(&config);
+    answer(&submit(&handle, &[body(1, 20)], Ack::Durable)).unwrap();
+    // Offsets 0 and 1: the marker and the block.
+    let mut cut = rdkafka::TopicPartitionList::new();
+    cut.add_partition_offset(&config.topic, 0, rdkafka::Offset::Offset(2))
+        .unwrap();
+    block_on(admin().delete_records(&cut, &AdminOptions::new())).unwrap();
+    let leading = KafkaLog::lead(config.clone(), "test", 0).err().unwrap();
+    let following = KafkaFollower::open(config.clone(), "test").err().unwrap();
+    for refused in [leading, following] {
+        assert!(
+            matches!(refused, KafkaError::Emptied { offset: 2, .. }),
+            "{refused}"
+        );
+    }
+    // The next block shows where the realm stands; who has the state before it may lead.
+    answer(&submit(&handle, &[body(2, 20)], Ack::Durable)).unwrap();
+    handle.stop().unwrap();
+    let candidate = KafkaCandidate::open(config, None, "test").unwrap();
+    assert_eq!(candidate.recovery().last_sequence, 2);
+    let gone = candidate.reader().read(1).err().unwrap();
+    assert!(
+        matches!(gone, ReadError::Gone { asked: 1, first: 2 }),
+        "{gone}"
+    );
+    let (_, recovery) = candidate.lead(0).unwrap();
+    assert_eq!((recovery.last_sequence, recovery.epoch), (2, 2));
 }
 
 #[test]

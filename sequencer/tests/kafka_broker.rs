@@ -4,15 +4,16 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
+#[allow(dead_code)] // Each test file uses its own part.
+#[path = "common/own_broker.rs"]
+mod own_broker;
 
-use std::net::TcpListener;
-use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 use common::leader::{Leader, check_history, run_if_asked};
 use common::{answer, body, start_with, submission, submit};
 use karat_sequencer::{Ack, KafkaConfig, KafkaLog, ManualClock, SequencerConfig, SubmitError};
+use own_broker::Broker;
 
 /// Not a test by itself: a leader's process runs it.
 #[test]
@@ -26,81 +27,8 @@ fn pause() -> Duration {
     Duration::from_secs(named.and_then(|text| text.parse().ok()).unwrap_or(8))
 }
 
-struct Broker {
-    folder: tempfile::TempDir,
-    port: u16,
-}
-
-impl Broker {
-    fn start() -> Option<Self> {
-        Self::start_with("")
-    }
-
-    /// With these lines more among the broker's properties.
-    fn start_with(properties: &str) -> Option<Self> {
-        for tool in ["java", "mvn"] {
-            if Command::new(tool).arg("-version").output().is_err() {
-                println!("skipped: no broker can be started, because {tool} is missing");
-                return None;
-            }
-        }
-        // Freed at once; two ports in a row, for the broker and its controller.
-        let port = (0..100)
-            .map(|_| {
-                let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-                taken.local_addr().unwrap().port()
-            })
-            .find(|port| *port < u16::MAX && TcpListener::bind(("127.0.0.1", port + 1)).is_ok())
-            .unwrap();
-        let broker = Self {
-            folder: tempfile::tempdir().unwrap(),
-            port,
-        };
-        std::fs::write(broker.folder.path().join("more.properties"), properties).unwrap();
-        if !broker.script("start.sh", &[&port.to_string()]) {
-            println!("skipped: no broker could be started");
-            return None;
-        }
-        Some(broker)
-    }
-
-    fn script(&self, name: &str, more: &[&str]) -> bool {
-        let scripts = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/kafka"));
-        Command::new(scripts.join(name))
-            .env(
-                "KARAT_KAFKA_PROPERTIES",
-                self.folder.path().join("more.properties"),
-            )
-            .arg(self.folder.path())
-            .args(more)
-            .status()
-            .unwrap()
-            .success()
-    }
-
-    fn restart(&self, how: &[&str]) {
-        assert!(self.script("stop.sh", how));
-        assert!(self.script("start.sh", &[&self.port.to_string()]));
-    }
-
-    fn signal(&self, name: &str) {
-        let id = std::fs::read_to_string(self.folder.path().join("pid")).unwrap();
-        let sent = Command::new("kill")
-            .args([&format!("-{name}"), id.trim()])
-            .status()
-            .unwrap();
-        assert!(sent.success());
-    }
-
-    fn config(&self) -> KafkaConfig {
-        KafkaConfig::new(format!("127.0.0.1:{}", self.port), "karat.test.log")
-    }
-}
-
-impl Drop for Broker {
-    fn drop(&mut self) {
-        self.script("stop.sh", &["--now"]);
-    }
+fn config(broker: &Broker) -> KafkaConfig {
+    KafkaConfig::new(broker.address(), "karat.test.log")
 }
 
 #[test]
@@ -108,7 +36,7 @@ fn a_leader_goes_on_by_itself_when_its_broker_is_restarted_or_killed() {
     let Some(broker) = Broker::start() else {
         return;
     };
-    let config = broker.config();
+    let config = config(&broker);
     let leader = Leader::start(&config);
     leader.wait_acknowledged(200);
     broker.restart(&[]);
@@ -126,7 +54,7 @@ fn while_the_broker_is_cut_off_nothing_accepted_is_lost_and_the_rest_is_refused_
     };
     let config = KafkaConfig {
         block_bytes_max: 64 << 10,
-        ..broker.config()
+        ..config(&broker)
     };
     let (log, recovery) = KafkaLog::lead(config.clone(), "test", 0).unwrap();
     let sequencer = SequencerConfig {
@@ -169,7 +97,7 @@ fn a_block_that_is_not_acknowledged_in_time_ends_the_leader_and_the_next_one_rea
     let Some(broker) = Broker::start() else {
         return;
     };
-    let mut config = broker.config();
+    let mut config = config(&broker);
     config.acknowledge_wait_max = Duration::from_millis(500);
     let lead = |config: &KafkaConfig| {
         let (log, recovery) = KafkaLog::lead(config.clone(), "test", 0).unwrap();
@@ -208,7 +136,7 @@ fn a_leader_whose_producer_id_the_broker_has_forgotten_goes_on_with_one_history(
     let Some(broker) = Broker::start_with(properties) else {
         return;
     };
-    let config = broker.config();
+    let config = config(&broker);
     let (log, recovery) = KafkaLog::lead(config.clone(), "test", 0).unwrap();
     let sequencer = SequencerConfig {
         epoch: recovery.epoch,

@@ -62,6 +62,7 @@ async fn host(backend: &mut Backend) -> Result<Option<Value>, CliError> {
         "group": found.group,
         "leading": held,
         "realms_max": found.realms_max,
+        "without_host": found.without_host,
         "resident_bytes": found.resident_bytes,
         "realms": realms,
     })))

@@ -1,6 +1,6 @@
 //! The door: one port, and each request goes to the realm that it names, before anything of it is read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -9,6 +9,7 @@ use std::time::Duration;
 use karat_proto::Code;
 use karat_proto::convert::Refused;
 use karat_proto::realm::{LEADER_HEADER, REALM_HEADER, RETRY_HEADER};
+use parking_lot::Mutex;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::{BoxFuture, Service, http};
@@ -17,6 +18,7 @@ use tonic::service::Routes;
 
 use super::cut::Cut;
 use super::realm::{Leading, Realm, State};
+use crate::config::HostConfig;
 use crate::gateway::refusal_status;
 use crate::kafka::directory::Directory;
 
@@ -40,6 +42,8 @@ pub struct Rooms {
     pub advertised: String,
     /// A leader that was not heard for so long is not named any more.
     pub session: Duration,
+    /// Realms that nobody was heard to lead for a session.
+    without_host: Mutex<BTreeSet<String>>,
 }
 
 /// Brings each request to its realm.
@@ -52,6 +56,38 @@ pub struct Door {
 }
 
 impl Rooms {
+    /// For these realms of the group, as the configuration says.
+    pub fn new(
+        config: &HostConfig,
+        realms: BTreeMap<String, Arc<Realm>>,
+        directory: Directory,
+        advertised: String,
+    ) -> Rooms {
+        Rooms {
+            realms,
+            nameless: config.realm_of_nameless().map(str::to_owned),
+            directory,
+            advertised,
+            session: Duration::from_millis(config.session_timeout_ms),
+            without_host: Mutex::default(),
+        }
+    }
+
+    /// Notes which realms nobody was heard to lead for a session.
+    pub fn set_without_host(&self, realms: BTreeSet<String>) {
+        *self.without_host.lock() = realms;
+    }
+
+    /// Whether nobody was heard to lead this realm for a session.
+    pub fn is_without_host(&self, realm: &str) -> bool {
+        self.without_host.lock().contains(realm)
+    }
+
+    /// How many realms nobody was heard to lead for a session.
+    pub fn count_without_host(&self) -> u32 {
+        u32::try_from(self.without_host.lock().len()).unwrap_or(u32::MAX)
+    }
+
     /// Where the realm's leader says that it is, and its epoch, if it is another process and was heard lately.
     pub fn leader_elsewhere(&self, realm: &str) -> Option<(String, u64)> {
         let known = self.directory.leader(realm)?;

@@ -4,14 +4,17 @@
 //! it. Who leads is decided by the realm's log alone, as for any engine; so a group that is wrong for a moment costs time
 //! and no command.
 //!
+//! - `share.rs` says which realms the group is asked for, so that none falls to a process that has no room.
 //! - `realm.rs` begins a realm, hands it on, and tries again.
-//! - `places.rs` finds where it begins: a snapshot, and the place in the log behind it.
+//! - `places.rs` finds where it begins: a snapshot, and the place in the log behind it; `handing.rs` hands snapshots on.
 //! - `door.rs` brings each request to its realm, or says where that is; `cut.rs` ends what is open when a realm moves.
 
 mod cut;
 pub mod door;
+mod handing;
 pub mod places;
 pub mod realm;
+mod share;
 mod status;
 
 use std::collections::BTreeMap;
@@ -31,6 +34,7 @@ use tonic::transport::server::TcpIncoming;
 
 use self::door::{Door, Rooms};
 use self::realm::{Realm, Shared};
+use self::share::Share;
 use crate::config::Config;
 use crate::core::CoreError;
 use crate::gateway::{self, Gateway, GatewayError};
@@ -84,6 +88,7 @@ pub struct Host {
     member: Member,
     hand_over: Duration,
     keepers: Vec<JoinHandle<()>>,
+    sharing: JoinHandle<()>,
     stop: signal::Sender<bool>,
     served: JoinHandle<Result<(), tonic::transport::Error>>,
     _lock: File,
@@ -111,26 +116,20 @@ impl Host {
         let directory = tokio::task::spawn_blocking(move || topics(&making, &names))
             .await
             .map_err(|error| HostError::Failed(error.to_string()))??;
-        let session = Duration::from_millis(config.host.session_timeout_ms);
         let realms: BTreeMap<String, Arc<Realm>> = config
             .host
             .realms
             .iter()
             .map(|name| (name.clone(), Arc::new(Realm::new(&config, name))))
             .collect();
-        let rooms = Arc::new(Rooms {
-            realms,
-            nameless: config.host.realm_of_nameless().map(str::to_owned),
-            directory,
-            advertised: advertised.clone(),
-            session,
-        });
+        let rooms = Rooms::new(&config.host, realms, directory, advertised.clone());
+        let rooms = Arc::new(rooms);
         let shared = Arc::new(Shared {
             address,
             advertised,
             room: Semaphore::new(config.host.realms_max),
             starts: Semaphore::new(config.host.starts_at_once),
-            session,
+            session: rooms.session,
             say: Box::new(say),
         });
         let keepers = rooms
@@ -146,13 +145,17 @@ impl Host {
         let streams_max = config.gateway.streams_a_connection_max;
         let served = tokio::spawn(serve(streams_max, listener, door, stopped));
         let hand_over = Duration::from_millis(config.host.hand_over_ms);
-        let member = join(&config, rooms.clone(), hand_over)?;
+        let share = Share::begin(rooms.clone(), config.host.realms_max).await;
+        let topics = share.topics(&config.log.kafka);
+        let member = join(&config, &rooms, &shared, &topics, hand_over)?;
+        let sharing = share.keep(config.log.kafka, member.asker(), shared);
         Ok(Host {
             address,
             rooms,
             member,
             hand_over,
             keepers,
+            sharing: tokio::spawn(sharing),
             stop,
             served,
             _lock: lock,
@@ -161,6 +164,8 @@ impl Host {
 
     /// Finishes, flushes and hands on every realm, leaves the group, and closes the port.
     pub async fn stop(self) {
+        // What is given up now must not be asked for again.
+        self.sharing.abort();
         let realms: Vec<Arc<Realm>> = self.rooms.realms.values().cloned().collect();
         release(&realms, self.hand_over).await;
         let member = self.member;
@@ -223,15 +228,21 @@ fn topics(config: &Config, realms: &[String]) -> Result<Directory, HostError> {
     Ok(Directory::open(settings, realms)?)
 }
 
-fn join(config: &Config, rooms: Arc<Rooms>, hand_over: Duration) -> Result<Member, HostError> {
+fn join(
+    config: &Config,
+    rooms: &Rooms,
+    shared: &Arc<Shared>,
+    topics: &[String],
+    hand_over: Duration,
+) -> Result<Member, HostError> {
     let settings = &config.log.kafka;
     let realm_of: BTreeMap<String, Arc<Realm>> = rooms
         .realms
         .iter()
         .map(|(name, realm)| (realm_log::log_topic(settings, name), realm.clone()))
         .collect();
-    let topics: Vec<String> = realm_of.keys().cloned().collect();
     let runtime = tokio::runtime::Handle::current();
+    let (shared, session_ms) = (shared.clone(), config.host.session_timeout_ms);
     let told = move |change: Change| {
         let realms = |topics: &[String]| -> Vec<Arc<Realm>> {
             let known = topics.iter().filter_map(|topic| realm_of.get(topic));
@@ -243,16 +254,27 @@ fn join(config: &Config, rooms: Arc<Rooms>, hand_over: Duration) -> Result<Membe
                     realm.want(true);
                 }
             }
-            // The group waits, so that the next engine finds everything flushed and a snapshot of it.
+            // The group waits, so that the next engine finds everything flushed.
             Change::Revoked(topics) => runtime.block_on(release(&realms(&topics), hand_over)),
+            Change::Lost(topics) => {
+                let realms = realms(&topics);
+                for realm in &realms {
+                    (shared.say)(format!(
+                        "realm {}: the group has not heard this process for {session_ms} ms and gives the realm to another; \
+                         it steps down here",
+                        realm.name()
+                    ));
+                }
+                runtime.block_on(release(&realms, hand_over));
+            }
         }
     };
     let first = config.host.realms.first().map_or("", String::as_str);
     let membership = Membership {
         client: kafka::topics(settings, first)?.client(),
         group: &config.host.group,
-        session_timeout_ms: config.host.session_timeout_ms,
-        topics: &topics,
+        session_timeout_ms: session_ms,
+        topics,
     };
     Ok(Member::join(membership, told)?)
 }

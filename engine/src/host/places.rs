@@ -8,7 +8,8 @@ use crate::config::Config;
 use crate::core::CoreError;
 use crate::data_folder::DataFolder;
 use crate::kafka::KafkaPartError;
-use crate::kafka::snapshots::{PlaceMark, SnapshotTopic};
+use crate::kafka::place_mark::PlaceMark;
+use crate::kafka::snapshots::SnapshotTopic;
 use crate::{realm_log, snapshots};
 
 /// A realm's beginning in this process.
@@ -16,6 +17,8 @@ use crate::{realm_log, snapshots};
 pub struct Beginning {
     /// Where its log is read on; from its head without one.
     pub place: Option<KafkaPlace>,
+    /// Sequence of the newest snapshot on the topic, if the realm could begin with it as well; 0 for none.
+    pub on_topic: u64,
     /// What was passed over, for people.
     pub notes: Vec<String>,
 }
@@ -95,6 +98,7 @@ pub fn beginning(config: &Config, from_topic: bool) -> Result<Beginning, KafkaPa
             let sequence = manifest.place.sequence;
             let is_near = |own: u64| sequence <= own + config.snapshot.every_commands;
             if near.is_some_and(is_near) {
+                beginning.on_topic = sequence;
                 break;
             }
             let Some(place) = manifest.place.place() else {
@@ -107,6 +111,7 @@ pub fn beginning(config: &Config, from_topic: bool) -> Result<Beginning, KafkaPa
                     empty(&folder)?;
                     note(&dir, &place)?;
                     beginning.place = Some(place);
+                    beginning.on_topic = sequence;
                     return Ok(beginning);
                 }
                 Err(error) => beginning.notes.push(format!("passed over: {error}")),
@@ -132,25 +137,28 @@ fn empty(folder: &DataFolder) -> Result<(), KafkaPartError> {
     Ok(())
 }
 
-/// Hands on the newest snapshot of a folder: finds its place in the log, notes it, and publishes both. `known` is the place
-/// of an older one. `None` when there is no newer one.
+/// Hands on the newest snapshot of a folder: finds its place in the log, notes it, and publishes both. `known` is its place, or
+/// that of an older one. `None` when it is no newer than the one `on_topic`.
 ///
 /// # Errors
 /// When log, topic or folder fail; the snapshots that were there stay.
 pub fn hand_on(
     config: &Config,
     known: Option<&KafkaPlace>,
+    on_topic: u64,
 ) -> Result<Option<KafkaPlace>, KafkaPartError> {
     let dir = config.data.dir.join("snapshots");
     let found = snapshots::list(&dir).unwrap_or_default();
-    let known_seq = known.map_or(0, |place| place.sequence);
-    let Some((sequence, file)) = found.last().filter(|(sequence, _)| *sequence > known_seq) else {
+    let Some((sequence, file)) = found.last().filter(|(sequence, _)| *sequence > on_topic) else {
         return Ok(None);
     };
     let (kafka, realm) = (&config.log.kafka, &config.realm.name);
     let log = realm_log::kafka_config(kafka, &realm_log::log_topic(kafka, realm))
         .map_err(|error| KafkaPartError::from(Box::new(error)))?;
-    let place = KafkaPlace::find(log, known, *sequence)?;
+    let place = match known.filter(|place| place.sequence >= *sequence) {
+        None => KafkaPlace::find(log, known, *sequence)?,
+        known => known.filter(|place| place.sequence == *sequence).cloned(),
+    };
     let Some(place) = place else {
         return Err(KafkaPartError::Snapshot {
             topic: realm_log::log_topic(kafka, realm),

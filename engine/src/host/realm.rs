@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use karat_proto::v1;
-use karat_sequencer::KafkaPlace;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch as signal};
+use tokio::task::JoinHandle;
 use tonic::service::Routes;
 
+use super::handing::Handing;
 use super::places;
 use crate::config::Config;
 use crate::core::CoreError;
@@ -20,10 +21,6 @@ use crate::service::{Service, ServiceError};
 /// A realm whose start failed is tried again after this, and twice as long each time up to the bound.
 const AGAIN: Duration = Duration::from_secs(1);
 const AGAIN_MAX: Duration = Duration::from_secs(30);
-/// How often it is looked whether there is a snapshot to hand on.
-const SNAPSHOT_LOOK: Duration = Duration::from_secs(2);
-/// ... and after one that could not be.
-const SNAPSHOT_AGAIN: Duration = Duration::from_secs(60);
 /// What was answered gets so long to leave before streams are cut.
 const LAST_ANSWERS: Duration = Duration::from_millis(200);
 
@@ -74,8 +71,9 @@ pub struct Realm {
     state: ArcSwap<State>,
     wanted: signal::Sender<bool>,
     held: signal::Sender<bool>,
-    /// The last snapshot that others can begin with.
-    handed_on: Mutex<Option<KafkaPlace>>,
+    handing: Handing,
+    /// Ends the streams of the realm's last time here.
+    cutting: Mutex<Option<JoinHandle<()>>>,
     /// What came of the last attempt.
     note: Mutex<String>,
 }
@@ -92,7 +90,8 @@ impl Realm {
             state: ArcSwap::from_pointee(State::Elsewhere),
             wanted: signal::channel(false).0,
             held: signal::channel(false).0,
-            handed_on: Mutex::new(None),
+            handing: Handing::default(),
+            cutting: Mutex::new(None),
             note: Mutex::new(String::new()),
         }
     }
@@ -112,12 +111,9 @@ impl Realm {
         self.note.lock().clone()
     }
 
-    /// Sequence of the last snapshot that others can begin with; 0 for none.
-    pub fn handed_on_seq(&self) -> u64 {
-        self.handed_on
-            .lock()
-            .as_ref()
-            .map_or(0, |place| place.sequence)
+    /// Whether the group has given it to this process.
+    pub fn is_wanted(&self) -> bool {
+        *self.wanted.borrow()
     }
 
     /// Whether it is to be held here from now on.
@@ -195,6 +191,12 @@ impl Realm {
             return Ok(());
         }
         self.set(State::Starting);
+        // Its streams hold the folder open.
+        let cutting = self.cutting.lock().take();
+        if let Some(cutting) = cutting {
+            // A panic was its own report.
+            let _ = cutting.await;
+        }
         let service = self.begin(shared).await?;
         drop(starting);
         self.note.lock().clear();
@@ -207,15 +209,18 @@ impl Realm {
         let failure = tokio::select! {
             () = until_given_up(wanted) => None,
             cause = service.failure() => Some(cause),
-            () = self.hand_on_again_and_again() => None,
+            () = self.handing.again_and_again(&self.config) => None,
         };
         // From here on requests are refused at the door; what was taken is finished.
         self.set(State::Stopping);
         let replaced = service.begins_anew();
         let sequence = service.gateway.core.view.applied_seq();
-        let stopped = service.stop().await;
-        tokio::time::sleep(LAST_ANSWERS).await;
-        let _ = cut.send(true);
+        let is_near = self.handing.is_near(sequence);
+        let stopped = match is_near && failure.is_none() {
+            true => service.close().await,
+            false => service.stop().await,
+        };
+        self.cut_soon(cut);
         if let Some(cause) = failure {
             return Err(Failure {
                 cause,
@@ -225,7 +230,9 @@ impl Realm {
         }
         match stopped {
             Ok(()) => {
-                self.hand_on().await;
+                if !is_near {
+                    self.handing.once(&self.config).await;
+                }
                 (shared.say)(format!("realm {} left at sequence {sequence}", self.name()));
                 Ok(())
             }
@@ -234,6 +241,16 @@ impl Realm {
                 Ok(())
             }
         }
+    }
+
+    /// Ends what is open of the realm, when what was answered has had a moment to leave. Who has it next need not wait for
+    /// that.
+    fn cut_soon(&self, cut: signal::Sender<bool>) {
+        let cutting = tokio::spawn(async move {
+            tokio::time::sleep(LAST_ANSWERS).await;
+            let _ = cut.send(true);
+        });
+        *self.cutting.lock() = Some(cutting);
     }
 
     async fn begin(&self, shared: &Shared) -> Result<Service, Failure> {
@@ -253,13 +270,13 @@ impl Realm {
             for note in &found.notes {
                 (shared.say)(format!("realm {}: {note}", self.name()));
             }
-            let place = found.place.clone();
+            let (place, on_topic) = (found.place.clone(), found.on_topic);
             let (config, advertised) = (self.config.clone(), shared.advertised.clone());
             let started =
                 Service::start_hosted(config, shared.address, advertised, found.place).await;
             match started {
                 Ok(service) => {
-                    *self.handed_on.lock() = place;
+                    self.handing.begin(place, on_topic);
                     (shared.say)(begun_text(&service));
                     return Ok(service);
                 }
@@ -285,39 +302,6 @@ impl Realm {
         }
     }
 
-    /// Hands on every snapshot that is made, until this is dropped.
-    async fn hand_on_again_and_again(&self) {
-        loop {
-            tokio::time::sleep(SNAPSHOT_LOOK).await;
-            if !self.hand_on().await {
-                tokio::time::sleep(SNAPSHOT_AGAIN).await;
-            }
-        }
-    }
-
-    /// Hands on the newest snapshot, if it is newer than the last one; false when that failed. Without it the next engine
-    /// reads more of the log.
-    async fn hand_on(&self) -> bool {
-        let (config, known) = (self.config.clone(), self.handed_on.lock().clone());
-        let handing =
-            tokio::task::spawn_blocking(move || places::hand_on(&config, known.as_ref())).await;
-        match handing {
-            Ok(Ok(None)) => true,
-            Ok(Ok(place)) => {
-                *self.handed_on.lock() = place;
-                true
-            }
-            Ok(Err(error)) => {
-                tracing::warn!(realm = self.name(), %error, "the snapshot is not handed on");
-                false
-            }
-            Err(error) => {
-                tracing::error!(%error, "handing on a snapshot panicked");
-                false
-            }
-        }
-    }
-
     /// What this process knows of it, as clients see it.
     pub fn shown(&self) -> v1::HostedRealm {
         let state = self.state();
@@ -337,7 +321,7 @@ impl Realm {
                 let core = &leading.gateway.core;
                 shown.epoch = core.role.epoch();
                 shown.applied_seq = core.view.applied_seq();
-                shown.snapshot_seq = self.handed_on_seq();
+                shown.snapshot_seq = self.handing.on_topic();
                 v1::HostedState::Leading
             }
             State::Stopping => v1::HostedState::Stopping,

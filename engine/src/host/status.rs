@@ -9,6 +9,10 @@ use tonic::{Request, Response, Status};
 use super::door::Rooms;
 use crate::config::Config;
 
+/// Of a realm that no process was heard to lead.
+const NOBODY: &str =
+    "nobody leads it: no process of the group has room (host.realms_max), or it does not start";
+
 /// Serves `karat.v1.Host`.
 pub struct HostService {
     rooms: Arc<Rooms>,
@@ -48,15 +52,20 @@ impl Host for HostService {
                 shown.leader.clone_from(&rooms.advertised);
             } else if let Some((leader, epoch)) = rooms.leader_elsewhere(realm.name()) {
                 (shown.leader, shown.epoch) = (leader, epoch);
+            } else if shown.note.is_empty() && rooms.is_without_host(realm.name()) {
+                NOBODY.clone_into(&mut shown.note);
             }
             shown
         });
+        let realms: Vec<v1::HostedRealm> = realms.collect();
+        let without_host = rooms.count_without_host();
         Ok(Response::new(v1::ListRealmsResponse {
             address: rooms.advertised.clone(),
             group: self.group.clone(),
             realms_max: self.realms_max,
             resident_bytes: resident_bytes(),
-            realms: realms.collect(),
+            realms,
+            without_host,
         }))
     }
 }

@@ -41,6 +41,11 @@ pub struct DeadLetter {
     pub bytes: Vec<u8>,
 }
 
+/// The bytes of a message that its letter keeps.
+pub(super) fn kept_bytes(bytes: &[u8]) -> &[u8] {
+    &bytes[..bytes.len().min(MESSAGE_BYTES_MAX)]
+}
+
 /// What became of the letters.
 #[derive(Default)]
 struct Letters {
@@ -98,7 +103,7 @@ impl Writer {
         bytes: &[u8],
     ) {
         let source = format!("{partition}:{offset}");
-        let kept = &bytes[..bytes.len().min(MESSAGE_BYTES_MAX)];
+        let kept = kept_bytes(bytes);
         let text = |key, value: String| (key, value);
         let mut fields = vec![
             text(CODE, code.to_string()),
@@ -173,6 +178,40 @@ impl DeadLetters {
     /// # Errors
     /// When the topic cannot be read.
     pub fn read(&self, from: i64, count_max: usize) -> Result<Vec<DeadLetter>, KafkaPartError> {
+        let mut letters = Vec::new();
+        if count_max > 0 {
+            let begin = |_: i64| from;
+            self.each(begin, |letter| {
+                letters.push(letter);
+                letters.len() < count_max
+            })?;
+        }
+        Ok(letters)
+    }
+
+    /// Gives the last letters, at most so many.
+    ///
+    /// # Errors
+    /// When the topic cannot be read.
+    pub(super) fn read_last(
+        &self,
+        count_max: i64,
+        mut take: impl FnMut(DeadLetter),
+    ) -> Result<(), KafkaPartError> {
+        let begin = |end: i64| end.saturating_sub(count_max);
+        self.each(begin, |letter| {
+            take(letter);
+            true
+        })
+    }
+
+    /// Gives the letters that are there now, one after the other, while `take` asks for more; `begin` says from which number on,
+    /// given the number after the last one.
+    fn each(
+        &self,
+        begin: impl Fn(i64) -> i64,
+        mut take: impl FnMut(DeadLetter) -> bool,
+    ) -> Result<(), KafkaPartError> {
         let topic = &self.topics.dead_letters;
         let failed = |reason: String| KafkaPartError::Read {
             topic: topic.clone(),
@@ -183,23 +222,23 @@ impl DeadLetters {
         let (_, low, high) = *partitions
             .first()
             .ok_or_else(|| failed("it has no partition".to_owned()))?;
-        let from = from.max(low);
-        let mut letters = Vec::new();
-        if from >= high || count_max == 0 {
-            return Ok(letters);
+        let from = begin(high).max(low);
+        if from >= high {
+            return Ok(());
         }
         let mut place = TopicPartitionList::with_capacity(1);
         place
             .add_partition_offset(topic, 0, Offset::Offset(from))
             .and_then(|()| consumer.assign(&place))
             .map_err(|error| failed(error.to_string()))?;
-        let deadline = Instant::now() + WAIT;
-        while letters.len() < count_max {
+        let mut deadline = Instant::now() + WAIT;
+        loop {
             match consumer.poll(Duration::from_millis(200)) {
                 Some(Ok(message)) => {
-                    letters.push(read_letter(&message));
-                    if message.offset() + 1 >= high {
-                        break;
+                    deadline = Instant::now() + WAIT;
+                    let is_last = message.offset() + 1 >= high;
+                    if !take(read_letter(&message)) || is_last {
+                        return Ok(());
                     }
                 }
                 Some(Err(error)) if Instant::now() >= deadline => {
@@ -211,7 +250,6 @@ impl DeadLetters {
                 Some(Err(_)) | None => {}
             }
         }
-        Ok(letters)
     }
 
     /// Puts a letter's bytes on the topic of commands again. The command's id makes that safe.

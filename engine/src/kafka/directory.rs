@@ -53,6 +53,8 @@ fn reader_of(topics: &Topics) -> Result<BaseConsumer, KafkaPartError> {
 /// Reads the signs until it is dropped.
 pub struct Directory {
     known: Arc<Mutex<HashMap<String, Known>>>,
+    /// Realms whose topic of signs held one at the beginning.
+    spoken: usize,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -65,6 +67,7 @@ impl Directory {
     pub fn open(settings: &KafkaSettings, realms: &[String]) -> Result<Directory, KafkaPartError> {
         let mut place = TopicPartitionList::with_capacity(realms.len());
         let mut realm_of = HashMap::new();
+        let mut spoken = 0;
         let mut consumer: Option<BaseConsumer> = None;
         for realm in realms {
             let topics = super::topics(settings, realm)?;
@@ -74,6 +77,7 @@ impl Directory {
             };
             for (partition, low, high) in topics.partitions(&reader, &topics.leader)? {
                 let last = Offset::Offset((high - 1).max(low));
+                spoken += usize::from(high > low);
                 place
                     .add_partition_offset(&topics.leader, partition, last)
                     .map_err(TopicsError::Client)?;
@@ -100,9 +104,15 @@ impl Directory {
         }
         Ok(Directory {
             known,
+            spoken,
             stop,
             thread,
         })
+    }
+
+    /// Whether every leader was heard that had spoken when this began.
+    pub fn has_heard_all(&self) -> bool {
+        self.known.lock().len() >= self.spoken
     }
 
     /// What is known of a realm's leader.

@@ -3,22 +3,27 @@
 //! The topics subscribed to are the realms' logs, with one partition each. Nothing is read of them here: their partitions are
 //! paused. The assignor is the cooperative sticky one: it counts partitions over all topics, so that topics with one
 //! partition spread; what stays with a member is not touched when another one comes; and what moves is given up first
-//! and assigned after that.
+//! and assigned after that. Members may ask for different topics: each is given to somebody who asks for it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rdkafka::client::ClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance};
+use rdkafka::error::KafkaResult;
 
 use super::KafkaPartError;
 use super::topics::TopicsError;
 
 /// How long one look for news of the group takes, before it is looked whether to leave.
 const LOOK: Duration = Duration::from_millis(100);
+/// Heartbeats in a session. A member learns from the answer to one that the others wait for it, so a realm that moves is away
+/// up to the pause between two of them longer: 300 ms in the default session.
+const HEARTBEATS: u64 = 20;
 /// A member that is silent for so long while it gives something up is taken for hung and loses everything.
 const GIVING_UP_MAX_MS: u64 = 300_000;
 
@@ -29,6 +34,8 @@ pub enum Change {
     Assigned(Vec<String>),
     /// These are to be given up. The group waits until the call returns, then gives them to others.
     Revoked(Vec<String>),
+    /// The group has not heard this member for a session and may have given these to others already.
+    Lost(Vec<String>),
 }
 
 /// How to be a member.
@@ -39,17 +46,34 @@ pub struct Membership<'a> {
     pub group: &'a str,
     /// A member that is not heard for so long is taken for dead.
     pub session_timeout_ms: u64,
-    /// What the members share.
+    /// What this member asks for, of what the members share.
     pub topics: &'a [String],
+}
+
+/// Tells a member what to ask its group for.
+#[derive(Clone, Default)]
+pub struct Asker(Arc<Mutex<Option<Vec<String>>>>);
+
+impl Asker {
+    /// From a moment later on the member asks for these topics. What it has and does not ask for is taken from it.
+    pub fn ask(&self, topics: Vec<String>) {
+        *self.0.lock() = Some(topics);
+    }
 }
 
 /// A member of a group. It leaves when it is dropped, which gives everything up first.
 pub struct Member {
     stop: Arc<AtomicBool>,
+    asker: Asker,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Member {
+    /// Tells the member what to ask for.
+    pub fn asker(&self) -> Asker {
+        self.asker.clone()
+    }
+
     /// Joins; `told` runs on the member's thread with every change, one after the other.
     ///
     /// # Errors
@@ -64,7 +88,10 @@ impl Member {
             .set("group.id", membership.group)
             .set("partition.assignment.strategy", "cooperative-sticky")
             .set("session.timeout.ms", timeout_ms.to_string())
-            .set("heartbeat.interval.ms", (timeout_ms / 6).to_string())
+            .set(
+                "heartbeat.interval.ms",
+                (timeout_ms / HEARTBEATS).to_string(),
+            )
             .set(
                 "max.poll.interval.ms",
                 GIVING_UP_MAX_MS.max(timeout_ms).to_string(),
@@ -82,14 +109,21 @@ impl Member {
         let consumer: BaseConsumer<Context> = client
             .create_with_context(context)
             .map_err(TopicsError::Client)?;
-        let topics: Vec<&str> = membership.topics.iter().map(String::as_str).collect();
-        consumer.subscribe(&topics).map_err(TopicsError::Client)?;
+        subscribe(&consumer, membership.topics).map_err(TopicsError::Client)?;
+        let asker = Asker::default();
+        let asked = asker.clone();
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let thread = std::thread::Builder::new()
             .name("karat-group".to_owned())
             .spawn(move || {
                 while !stopped.load(Ordering::SeqCst) {
+                    let topics = asked.0.lock().take();
+                    if let Some(topics) = topics
+                        && let Err(error) = subscribe(&consumer, &topics)
+                    {
+                        tracing::error!(%error, "the group is not asked for other realms");
+                    }
                     if let Some(Err(error)) = consumer.poll(LOOK) {
                         // It is tried again inside; meanwhile everybody keeps what they have.
                         tracing::warn!(%error, "the group of hosts");
@@ -101,6 +135,7 @@ impl Member {
             .map_err(|_| KafkaPartError::Thread("the group"))?;
         Ok(Member {
             stop,
+            asker,
             thread: Some(thread),
         })
     }
@@ -116,6 +151,11 @@ impl Drop for Member {
     }
 }
 
+fn subscribe(consumer: &BaseConsumer<Context>, topics: &[String]) -> KafkaResult<()> {
+    let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
+    consumer.subscribe(&topics)
+}
+
 struct Context {
     told: Box<dyn Fn(Change) + Send + Sync>,
 }
@@ -128,8 +168,11 @@ fn topics_of(list: &rdkafka::TopicPartitionList) -> Vec<String> {
 impl ClientContext for Context {}
 
 impl ConsumerContext for Context {
-    fn pre_rebalance(&self, _consumer: &BaseConsumer<Self>, change: &Rebalance<'_>) {
+    fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, change: &Rebalance<'_>) {
         match change {
+            Rebalance::Revoke(list) if consumer.assignment_lost() => {
+                (self.told)(Change::Lost(topics_of(list)));
+            }
             Rebalance::Revoke(list) => (self.told)(Change::Revoked(topics_of(list))),
             Rebalance::Assign(_) => {}
             Rebalance::Error(error) => tracing::warn!(%error, "the group of hosts"),

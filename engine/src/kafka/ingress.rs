@@ -3,7 +3,7 @@
 //!
 //! Dead letters follow a moment after their block, so a leader that is killed may have left some unwritten. Up to where all
 //! are kept is committed as the offset of the group `<prefix>.<realm>.dead-letters`: the next leader looks at the messages
-//! from there to where the log's reading ends once more, and writes the letters of those that were not taken.
+//! from there to where the log's reading ends once more, and writes the letters of those that were not taken and have none.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,6 +27,7 @@ use tokio::sync::watch as signal;
 use super::dead_letters::Writer;
 use super::outcomes::{Before, Done, Places};
 use super::topics::Topics;
+use super::written::{Written, kept_up_to};
 use super::{KafkaPartError, SCHEMA, SCHEMA_HEADER};
 use crate::core::Core;
 use crate::gateway::admit;
@@ -47,8 +48,6 @@ const COMMIT_PAUSE: Duration = Duration::from_millis(250);
 const COMMIT_ANYWAY: Duration = Duration::from_secs(3600);
 /// How long an engine that stops waits for outcomes on their way, and for their dead letters.
 const STOP_WAIT: Duration = Duration::from_secs(10);
-/// How long the brokers may take to say what was committed.
-const QUESTION: Duration = Duration::from_secs(30);
 
 /// A message as it was read.
 struct Source {
@@ -74,6 +73,8 @@ struct Ingress<'a> {
     /// Where the log's reading resumes: what comes before was taken by a leader before.
     resumed: Places,
     before: Before,
+    /// Letters that a leader before has written of messages that are looked at once more.
+    written: Written,
     /// Places to be committed when so many dead letters are kept.
     pending: Option<(Places, u64)>,
     committed: Option<(Places, Instant)>,
@@ -103,7 +104,8 @@ pub(super) fn run(
         lows.insert(partition, low);
     }
     let before = std::mem::take(&mut *core.before.lock());
-    let kept = lettered(&topics, &consumer, &resumed, &lows);
+    let kept = kept_up_to(&topics, &consumer, &resumed, &lows);
+    let written = Written::read(&topics, &kept, &resumed);
     consumer
         .assign(&list(&topics, &kept)?)
         .map_err(|error| unread(&topics, &error))?;
@@ -117,6 +119,7 @@ pub(super) fn run(
             false => before,
         },
         done: Arc::new(Mutex::new(Done::behind(kept))),
+        written,
         resumed,
         pending: None,
         committed: None,
@@ -141,32 +144,6 @@ fn list(topics: &Topics, places: &Places) -> Result<TopicPartitionList, KafkaPar
             .map_err(|error| unread(topics, &error))?;
     }
     Ok(list)
-}
-
-/// Up to where all dead letters are kept: what was committed, or where the log's reading resumes if nothing was.
-fn lettered(topics: &Topics, consumer: &BaseConsumer, resumed: &Places, lows: &Places) -> Places {
-    let mut asked = TopicPartitionList::with_capacity(resumed.len());
-    for partition in resumed.keys() {
-        asked.add_partition(&topics.commands, *partition);
-    }
-    let mut kept = resumed.clone();
-    match consumer.committed_offsets(asked, QUESTION) {
-        Ok(committed) => {
-            for one in committed.elements() {
-                let (Offset::Offset(offset), Some(at)) =
-                    (one.offset(), kept.get_mut(&one.partition()))
-                else {
-                    continue;
-                };
-                let low = lows.get(&one.partition()).copied().unwrap_or(0);
-                *at = offset.clamp(low.min(*at), *at);
-            }
-        }
-        Err(error) => {
-            tracing::warn!(topic = %topics.dead_letters, %error, "it cannot be read up to where dead letters are kept; some of a leader before may be missing");
-        }
-    }
-    kept
 }
 
 impl Ingress<'_> {
@@ -256,6 +233,9 @@ impl Ingress<'_> {
             batch.next.insert(place.0, place.1 + 1);
         }
         match self.admitted(message, payload) {
+            // Commands that no leader took have no letter yet.
+            Err(_) if self.written.has(place, payload) => {}
+            Ok(_) if taken_before && self.written.has(place, payload) => {}
             Ok(prepared) if taken_before => self.look_again(place, &prepared.command, payload),
             Ok(prepared) => {
                 let bytes = Bytes::copy_from_slice(payload);

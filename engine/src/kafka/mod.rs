@@ -17,8 +17,10 @@ pub mod group;
 mod ingress;
 pub mod lease;
 pub(crate) mod outcomes;
+pub mod place_mark;
 pub mod snapshots;
 mod topics;
+mod written;
 
 use std::sync::Arc;
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use futures::executor::block_on;
-use karat_sequencer::{IngressOffset, KafkaPlace};
+use karat_sequencer::KafkaPlace;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::Consumer;
@@ -21,6 +21,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
 
 use super::failure::Failure;
+use super::place_mark::PlaceMark;
 use super::topics::{Topics, TopicsError};
 use super::{KafkaPartError, SCHEMA, SCHEMA_HEADER};
 use crate::config::KafkaSettings;
@@ -39,60 +40,6 @@ const READ_WAIT: Duration = Duration::from_secs(30);
 const QUESTION: Duration = Duration::from_secs(10);
 /// Snapshots are kept however old they are; old ones are deleted by offset.
 const KEPT: [(&str, &str); 2] = [("retention.ms", "-1"), ("retention.bytes", "-1")];
-
-/// A place in the log as JSON, in manifests and in files beside snapshots.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PlaceMark {
-    block_offset: i64,
-    /// The last sequence before the place.
-    pub sequence: u64,
-    hash: String,
-    time_ms: u64,
-    epoch: u64,
-    realm: String,
-    ingress: Vec<(String, i32, i64)>,
-}
-
-impl From<&KafkaPlace> for PlaceMark {
-    fn from(place: &KafkaPlace) -> PlaceMark {
-        let ingress = place.ingress.iter();
-        PlaceMark {
-            block_offset: place.block_offset,
-            sequence: place.sequence,
-            hash: hex::encode(place.hash),
-            time_ms: place.time_ms,
-            epoch: place.epoch,
-            realm: place.realm.clone(),
-            ingress: ingress
-                .map(|one| (one.topic.clone(), one.partition, one.offset))
-                .collect(),
-        }
-    }
-}
-
-impl PlaceMark {
-    /// The place; `None` if its hash is none.
-    pub fn place(&self) -> Option<KafkaPlace> {
-        let mut hash = [0; 32];
-        hex::decode_to_slice(&self.hash, &mut hash).ok()?;
-        let ingress = self.ingress.iter().cloned();
-        Some(KafkaPlace {
-            block_offset: self.block_offset,
-            sequence: self.sequence,
-            hash,
-            time_ms: self.time_ms,
-            epoch: self.epoch,
-            realm: self.realm.clone(),
-            ingress: ingress
-                .map(|(topic, partition, offset)| IngressOffset {
-                    topic,
-                    partition,
-                    offset,
-                })
-                .collect(),
-        })
-    }
-}
 
 /// What a snapshot on the topic is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -413,34 +360,4 @@ impl SnapshotTopic {
 
 fn partial_of(file: &Path) -> PathBuf {
     file.with_extension("partial")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_place_survives_its_json() {
-        let place = KafkaPlace {
-            block_offset: 41,
-            sequence: 1_000,
-            hash: [7; 32],
-            time_ms: 5,
-            epoch: 3,
-            realm: "main".into(),
-            ingress: vec![IngressOffset {
-                topic: "karat.main.commands".into(),
-                partition: 2,
-                offset: 9,
-            }],
-        };
-        let text = serde_json::to_string(&PlaceMark::from(&place)).unwrap();
-        let mark: PlaceMark = serde_json::from_str(&text).unwrap();
-        assert_eq!(mark.place(), Some(place));
-        let damaged = PlaceMark {
-            hash: "7".into(),
-            ..mark
-        };
-        assert_eq!(damaged.place(), None);
-    }
 }

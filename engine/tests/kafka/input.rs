@@ -1,13 +1,11 @@
 //! What a realm's topics may hold or lose that no engine of ours put there or took away.
 
-use futures::executor::block_on;
 use karat_proto::limits;
 use prost::Message as _;
-use rdkafka::admin::AdminOptions;
 
 use super::broker::is_there;
 use super::common::{Realm, eventually};
-use super::topics::{admin, ends, make_topic, messages, place, send};
+use super::topics::{delete_before, ends, make_topic, messages, send};
 use super::{deposit, on_kafka, until_balance};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -54,12 +52,12 @@ async fn where_retention_took_the_logs_head_a_snapshot_is_enough_and_without_one
     let stopped = realm.stop().await;
     let (_, end) = ends(&topic).unwrap();
     // All but the last block.
-    block_on(admin().delete_records(&place(&topic, end - 1), &AdminOptions::new())).unwrap();
+    delete_before(&topic, end - 1);
     let nothing = tempfile::tempdir().unwrap();
     let mut config = stopped.config.clone();
     config.data.dir = nothing.path().join("data");
     let told = super::common::start_error(config).await.to_string();
-    assert!(told.contains("is not in the log any more"), "{told}");
+    assert!(told.contains("what came before was deleted"), "{told}");
     let mut realm = stopped.start().await;
     until_balance(&mut realm, 55).await;
     realm.deposit("player", 1).await;

@@ -66,6 +66,11 @@ pub fn ends(topic: &str) -> Option<(i64, i64)> {
     consumer("test").fetch_watermarks(topic, 0, WAIT).ok()
 }
 
+/// Deletes what lies before an offset, as retention does.
+pub fn delete_before(topic: &str, offset: i64) {
+    block_on(admin().delete_records(&place(topic, offset), &AdminOptions::new())).unwrap();
+}
+
 /// Until an engine has made a topic.
 pub async fn until_there(topic: &str) {
     eventually("the topic", || async { ends(topic) }).await;

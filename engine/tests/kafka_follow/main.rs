@@ -7,6 +7,7 @@ mod broker;
 #[path = "../common/mod.rs"]
 mod common;
 mod engine;
+mod head;
 mod letters;
 mod takeover;
 #[allow(dead_code)] // Each test file uses its own part.

@@ -27,11 +27,16 @@ pub struct Group {
 impl Group {
     /// One of so many realms.
     pub fn new(realms: usize) -> Group {
+        Group::at(broker::address(), realms)
+    }
+
+    /// As [`Group::new`], on this broker.
+    pub fn at(brokers: String, realms: usize) -> Group {
         let folder = tempfile::tempdir().unwrap();
         let mut config = common::config(folder.path());
         let name = format!("test-{:016x}", rand::random::<u64>());
         config.log.kind = "kafka".into();
-        config.log.kafka.brokers = broker::address();
+        config.log.kafka.brokers = brokers;
         config.host.group.clone_from(&name);
         config.host.realms = (0..realms)
             .map(|number| format!("{name}-{number}"))
@@ -50,7 +55,13 @@ impl Group {
 
     /// Starts a host with the folder of this name, and waits until it listens.
     pub async fn start(&self, name: &str) -> Host {
+        self.start_with(name, |_| {}).await
+    }
+
+    /// As [`Group::start`], with a configuration that differs.
+    pub async fn start_with(&self, name: &str, change: impl FnOnce(&mut Config)) -> Host {
         let mut config = self.config.clone();
+        change(&mut config);
         config.data.dir = self.folder.path().join(name);
         let file = self.folder.path().join(format!("{name}.toml"));
         std::fs::write(&file, toml::to_string(&config).unwrap()).unwrap();
@@ -116,17 +127,18 @@ impl Host {
         LedgerClient::new(self.channel.clone())
     }
 
-    /// Which realms it says are where; nothing while it does not answer.
-    pub async fn realms(&self) -> Vec<v1::HostedRealm> {
+    /// What it says of the realms; nothing while it does not answer.
+    pub async fn list(&self) -> Option<v1::ListRealmsResponse> {
         let mut host = HostClient::new(self.channel.clone());
         let answer = host.list_realms(v1::ListRealmsRequest {}).await;
-        answer.map_or_else(|_| Vec::new(), |answer| answer.into_inner().realms)
+        Some(answer.ok()?.into_inner())
     }
 
     /// Names of the realms that it leads.
     pub async fn leads(&self) -> Vec<String> {
-        let realms = self.realms().await.into_iter();
+        let realms = self.list().await.map_or_else(Vec::new, |list| list.realms);
         realms
+            .into_iter()
             .filter(|one| one.state() == HostedState::Leading)
             .map(|one| one.realm)
             .collect()

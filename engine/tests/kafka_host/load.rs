@@ -13,6 +13,8 @@ use super::group::{Group, Host, deposit, execute};
 
 /// Commands of a realm that are under way at once.
 const AT_ONCE: usize = 4;
+/// A client that has no answer after so long sends the command again, to another host.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
 
 /// One realm's load.
 pub struct RealmLoad {
@@ -73,15 +75,28 @@ impl Load {
         }
     }
 
-    /// Begins nothing more, and waits until everything that was begun is acknowledged.
-    pub async fn end(self) -> Vec<Arc<RealmLoad>> {
+    /// Begins nothing more, waits until everything that was begun is acknowledged, and looks on the hosts that lead the realms
+    /// whether each command was applied once.
+    pub async fn end_with_every_command_once(self, hosts: &[&Host]) {
         for realm in &self.realms {
             realm.stop.store(true, Ordering::SeqCst);
         }
         for client in self.clients {
             client.await.unwrap();
         }
-        self.realms
+        for load in self.realms {
+            let balance = eventually("a host that leads the realm", || async {
+                for host in hosts {
+                    if let Some(balance) = host.balance(&load.realm, "player").await {
+                        return Some(balance);
+                    }
+                }
+                None
+            })
+            .await;
+            let acknowledged = load.acknowledged.load(Ordering::SeqCst);
+            assert_eq!(balance, acknowledged, "{}", load.realm);
+        }
     }
 }
 
@@ -96,7 +111,10 @@ async fn run(load: Arc<RealmLoad>) {
                 let hosts = load.hosts.lock();
                 hosts[at % hosts.len()].clone()
             });
-            match execute(&channel, &load.realm, &command).await {
+            let asked = execute(&channel, &load.realm, &command);
+            let answer = tokio::time::timeout(ANSWER_MAX, asked).await;
+            let late = |_| Err(tonic::Status::deadline_exceeded("no answer"));
+            match answer.unwrap_or_else(late) {
                 Ok(outcome) => {
                     assert_eq!(outcome.code, 0, "{}", outcome.message);
                     told = Some(channel);

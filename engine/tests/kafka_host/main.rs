@@ -9,11 +9,16 @@ mod common;
 mod follow;
 mod group;
 mod load;
+mod moves;
+#[allow(dead_code)] // Each test file uses its own part.
+#[path = "../../../sequencer/tests/common/own_broker.rs"]
+mod own_broker;
+mod room;
 mod snapshots;
+mod trouble;
 
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::Ordering;
 
 use broker::is_there;
 use common::eventually;
@@ -148,17 +153,12 @@ async fn realms_move_to_a_third_process_under_load_and_outlive_a_killed_one_with
     first.kill();
     let leads = spread(&group, &[&second, &third], 1).await;
     load.goes_on(50).await;
+    load.end_with_every_command_once(&[&second, &third]).await;
     let mut moved = 0;
-    for load in load.end().await {
-        let realm = load.realm.as_str();
-        let owner = match leads[0].iter().any(|one| one == realm) {
-            true => &second,
-            false => &third,
-        };
-        let acknowledged = load.acknowledged.load(Ordering::SeqCst);
-        let balance = owner.balance(realm, "player").await;
-        assert_eq!(balance, Some(acknowledged), "{realm}");
-        moved += u64::from(owner.status(realm).await.unwrap().epoch > 1);
+    for (host, leads) in [(&second, &leads[0]), (&third, &leads[1])] {
+        for realm in leads {
+            moved += u64::from(host.status(realm).await.unwrap().epoch > 1);
+        }
     }
     assert!(moved >= 2, "{moved} realms had more than one leader");
 

@@ -72,6 +72,16 @@ pub enum KafkaError {
         /// What was found.
         reason: String,
     },
+    /// Everything that the log held was deleted.
+    #[error(
+        "{target} goes on at offset {offset} and holds no block: everything before was deleted, so where the realm stands is not known; nothing was written, and a leader that runs goes on; start when it has written a block, or name a topic with a copy of the log (karat log copy)"
+    )]
+    Emptied {
+        /// The topic.
+        target: String,
+        /// The offset of the next message.
+        offset: i64,
+    },
     /// The log cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),

@@ -58,6 +58,7 @@ impl KafkaFollower {
     pub fn open(config: KafkaConfig, realm: &str) -> Result<Self, KafkaError> {
         let (log, scan) = KafkaLog::open_scanned(config, None)?;
         scan.check_realm(&log.topic, realm)?;
+        scan.check_begun(&log.topic)?;
         let config = &log.topic.config;
         let tail: BaseConsumer = config
             .consumer()

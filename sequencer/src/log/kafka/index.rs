@@ -7,7 +7,7 @@ const PLACES_MAX: usize = 65_536;
 
 #[derive(Default)]
 struct Content {
-    /// First sequence and offset of blocks that count, rising.
+    /// First sequence and offset of blocks that count and of markers before them, rising.
     places: Vec<(u64, i64)>,
     /// Every so many blocks are noted.
     stride: u64,
@@ -21,7 +21,7 @@ struct Content {
 pub(super) struct Index(Mutex<Content>);
 
 impl Index {
-    /// Notes a block that counts.
+    /// Notes a block that counts, or a marker that is a link of the chain.
     pub(super) fn note(&self, first_sequence: u64, epoch: u64, offset: i64) {
         let mut content = self.0.lock();
         content.raise(epoch, offset);
@@ -45,13 +45,19 @@ impl Index {
         self.0.lock().raise(epoch, offset);
     }
 
-    /// An offset at or before the block that holds `sequence`; `None` if nothing is known of one.
+    /// An offset at or before the block that holds `sequence`, and at or before the markers right before that block; `None` if
+    /// nothing is known of one.
     pub(super) fn offset_before(&self, sequence: u64) -> Option<i64> {
         let content = self.0.lock();
-        let after = content
-            .places
-            .partition_point(|(first_sequence, _)| *first_sequence <= sequence);
-        after.checked_sub(1).map(|index| content.places[index].1)
+        let upto = |sequence: u64| {
+            let places = &content.places;
+            places.partition_point(|(first_sequence, _)| *first_sequence <= sequence)
+        };
+        let last = upto(sequence).checked_sub(1)?;
+        // Markers have the first sequence of the block behind them.
+        let first_sequence = content.places[last].0;
+        let first = first_sequence.checked_sub(1).map_or(0, upto);
+        content.places.get(first).map(|(_, offset)| *offset)
     }
 
     /// Whether a block of this epoch at this offset comes from a leader that had been replaced.
@@ -89,6 +95,19 @@ mod tests {
             let found = index.offset_before(sequence).unwrap_or(-1);
             assert!(found <= holds && found + 8 > holds, "{sequence}: {found}");
         }
+    }
+
+    #[test]
+    fn a_block_is_read_from_the_markers_before_it_on() {
+        let index = Index::default();
+        for (first_sequence, epoch, offset) in
+            [(1, 1, 0), (1, 1, 1), (4, 2, 2), (4, 3, 3), (4, 3, 4)]
+        {
+            index.note(first_sequence, epoch, offset);
+        }
+        let found = [1, 3, 4, 9].map(|sequence| index.offset_before(sequence));
+        assert_eq!(found, [Some(0), Some(0), Some(2), Some(2)]);
+        assert_eq!(index.offset_before(0), None);
     }
 
     #[test]

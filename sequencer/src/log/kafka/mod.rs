@@ -26,6 +26,7 @@ use crate::block::{Block, BlockHeader, EncodedBlock, Hash};
 use crate::chain::{Chain, Standing};
 
 mod brokers;
+mod candidate;
 mod config;
 mod delivery;
 mod error;
@@ -35,6 +36,7 @@ mod place;
 mod reading;
 mod topic;
 
+pub use candidate::KafkaCandidate;
 pub use config::{KafkaConfig, KafkaFaults, KafkaStep};
 pub use error::KafkaError;
 pub use follower::{Followed, KafkaFollower};
@@ -97,6 +99,18 @@ impl Scan {
             }),
         }
     }
+
+    /// Refuses a topic that once held a log and holds nothing of it any more: a leader would begin the realm anew, with
+    /// sequences and epochs that it had before.
+    fn check_begun(&self, topic: &Topic) -> Result<(), KafkaError> {
+        match self.chain.next_sequence() {
+            Some(_) => Ok(()),
+            None => Err(KafkaError::Emptied {
+                target: topic.config.target(),
+                offset: self.next_offset,
+            }),
+        }
+    }
 }
 
 /// A new leader's marker that a broker has.
@@ -135,10 +149,7 @@ impl KafkaLog {
         realm: &str,
         now_ms: u64,
     ) -> Result<(Self, Recovery), KafkaError> {
-        let (mut log, mut scan) = Self::open_scanned(config, place)?;
-        scan.check_realm(&log.topic, realm)?;
-        log.take_over(&mut scan, realm, now_ms)?;
-        Ok((log, scan.recovery()))
+        KafkaCandidate::open(config, place, realm)?.lead(now_ms)
     }
 
     /// Reads all of a topic that is there, to check it or to follow it, and writes nothing.
@@ -548,6 +559,10 @@ fn take_block(
         .map_err(|source| not_linked(&target, offset, source))?;
     match standing {
         Standing::Counts => topic
+            .index
+            .note(header.first_sequence, header.epoch, offset),
+        // One that is a link of the chain is found by the sequence behind it.
+        Standing::Marker if scan.chain.next_sequence() == Some(header.first_sequence) => topic
             .index
             .note(header.first_sequence, header.epoch, offset),
         Standing::Marker => topic.index.note_epoch(header.epoch, offset),
