@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use futures::executor::block_on;
 use karat_sequencer::KafkaPlace;
+use karat_sequencer::log::kafka::end_aside;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::Consumer;
@@ -324,6 +325,7 @@ impl SnapshotTopic {
             .ok_or_else(|| self.read_error(format!("it has no partition {partition}")))?;
         let mut next = from.max(low);
         if next >= high {
+            end_aside(consumer);
             return Ok(());
         }
         let mut place = TopicPartitionList::with_capacity(1);
@@ -338,7 +340,7 @@ impl SnapshotTopic {
                     next = message.offset() + 1;
                     deadline = Instant::now() + READ_WAIT;
                     if message.offset() < high && !take(&message)? {
-                        return Ok(());
+                        break;
                     }
                 }
                 Some(Err(error)) if super::topics::place_is_gone(&error) => {
@@ -354,6 +356,7 @@ impl SnapshotTopic {
                 )));
             }
         }
+        end_aside(consumer);
         Ok(())
     }
 }

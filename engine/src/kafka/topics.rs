@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures::executor::block_on;
 use karat_proto::limits;
+use karat_sequencer::log::kafka::end_aside;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
@@ -162,6 +163,7 @@ impl Topics {
             .operation_timeout(Some(QUESTION));
         let made = block_on(admin.create_topics([&new], &options))
             .map_err(|error| failed(error.to_string()))?;
+        end_aside(admin);
         match made.into_iter().next() {
             Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) | Some(Ok(_)) => Ok(()),
             Some(Err((_, code))) => Err(failed(code.to_string())),

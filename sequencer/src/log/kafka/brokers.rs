@@ -8,7 +8,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError as ClientError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, NoCustomPartitioner, Producer, ProducerContext};
 
-use super::config::KafkaConfig;
+use super::config::{KafkaConfig, end_aside};
 use super::error::KafkaError;
 
 /// How long one question to a broker may take.
@@ -123,6 +123,11 @@ impl<'a> Brokers<'a> {
                 source,
             })?;
         Ok(Self { config, client })
+    }
+
+    /// Ends the client.
+    pub(super) fn end(self) {
+        end_aside(self.client);
     }
 
     /// The count of the topic's partitions; `None` if there is no such topic. Waits for the brokers at most the configured

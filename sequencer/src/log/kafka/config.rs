@@ -161,3 +161,11 @@ impl std::fmt::Debug for KafkaConfig {
             .finish_non_exhaustive()
     }
 }
+
+/// Ends a client on a thread of its own. It waits some 100 ms for its threads, which nobody else has to.
+pub fn end_aside(client: impl Send + 'static) {
+    let ending = std::thread::Builder::new().name("karat-ending".to_owned());
+    if let Err(error) = ending.spawn(move || drop(client)) {
+        tracing::warn!(%error, "a Kafka client is ended here, because no thread can be started");
+    }
+}

@@ -37,7 +37,7 @@ mod reading;
 mod topic;
 
 pub use candidate::KafkaCandidate;
-pub use config::{KafkaConfig, KafkaFaults, KafkaStep};
+pub use config::{KafkaConfig, KafkaFaults, KafkaStep, end_aside};
 pub use error::KafkaError;
 pub use follower::{Followed, KafkaFollower};
 pub use place::KafkaPlace;

@@ -8,7 +8,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::error::RDKafkaErrorCode;
 
 use super::brokers::{Brokers, QUESTION};
-use super::config::KafkaConfig;
+use super::config::{KafkaConfig, end_aside};
 use super::error::KafkaError;
 
 /// The longest that the client takes as the bound of a request.
@@ -43,7 +43,10 @@ pub(super) fn ensure(config: &KafkaConfig, make: bool) -> Result<(), KafkaError>
         let target = config.target();
         return Err(KafkaError::Missing { target });
     };
-    check(config, &admin, partitions)
+    brokers.end();
+    let checked = check(config, &admin, partitions);
+    end_aside(admin);
+    checked
 }
 
 /// Settings that a log needs: name, value for a topic that is made, and whether another value will do.
