@@ -71,6 +71,14 @@ async fn time_from_a_killed_leader_to_the_next_answer() {
             (follower.status().await?.applied_seq >= last).then_some(())
         })
         .await;
+        // Warm is also what it serves reads from: until then that work has the processors.
+        while follower
+            .status()
+            .await
+            .is_none_or(|status| status.projected_seq < last)
+        {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
         // As clients that know both have it: connected before.
         let mut ledger = follower.ledger().await.unwrap();
         let killed = Instant::now();
@@ -89,4 +97,13 @@ async fn time_from_a_killed_leader_to_the_next_answer() {
         println!("{assets} assets: killed to durable answer of the next leader {took_ms} ms");
         leader = follower;
     }
+    // Cold: nobody followed, and the folder is empty.
+    let killed = Instant::now();
+    leader.kill();
+    let cold = realm.start("cold", &[]);
+    while cold.enter(&deposit("player", 1)).await.is_none() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let took_ms = killed.elapsed().as_millis();
+    println!("{assets} assets: killed to durable answer of a new engine {took_ms} ms");
 }
