@@ -6,20 +6,20 @@ use clap::{Args, Subcommand};
 
 use super::{CliError, Common};
 
+/// The realm of a command that names none.
+const DEFAULT_REALM: &str = "main";
+
 // No doc comment: as a flattened struct's it would become the commands' own description.
 #[derive(Debug, Args)]
 pub struct Place {
     /// Brokers, as kafka://HOST:PORT
     #[arg(long, default_value = "kafka://127.0.0.1:9092")]
     log: String,
-    /// Realm
-    #[arg(long, default_value = "main")]
-    realm: String,
     /// Prefix of the realm's topics
     #[arg(long, default_value = "karat")]
     prefix: String,
-    /// Configuration of the realm's engine, instead of the three: also says how the brokers let in
-    #[arg(long, conflicts_with_all = ["log", "realm", "prefix"])]
+    /// Configuration of the realm's engine, instead of the two: also says how the brokers let in, and names the realm
+    #[arg(long, conflicts_with_all = ["log", "prefix"])]
     config: Option<PathBuf>,
 }
 
@@ -58,9 +58,17 @@ pub enum DlqCommand {
     },
 }
 
+/// The realm that is asked for, or else this one.
+fn realm(common: &Common, otherwise: &str) -> String {
+    common
+        .realm
+        .as_ref()
+        .map_or_else(|| otherwise.to_owned(), ToString::to_string)
+}
+
 /// Says that this build cannot do it.
 #[cfg(not(feature = "kafka"))]
-pub fn run(_common: &Common, command: DlqCommand) -> Result<(), CliError> {
+pub fn run(common: &Common, command: DlqCommand) -> Result<(), CliError> {
     let (what, place) = match command {
         DlqCommand::List { place, from, limit } => (format!("list {limit} from {from}"), place),
         DlqCommand::Show { number, place } => (format!("show {number}"), place),
@@ -71,7 +79,8 @@ pub fn run(_common: &Common, command: DlqCommand) -> Result<(), CliError> {
         .map_or(place.log, |file| file.display().to_string());
     Err(CliError::Usage(format!(
         "{what}: this build has no Kafka and cannot reach {file} ({}.{}); build with `--features kafka`",
-        place.prefix, place.realm
+        place.prefix,
+        realm(common, DEFAULT_REALM)
     )))
 }
 
@@ -84,7 +93,7 @@ pub fn run(common: &Common, command: DlqCommand) -> Result<(), CliError> {
 
     match command {
         DlqCommand::List { place, from, limit } => {
-            let letters = open(&place)?
+            let letters = open(common, &place)?
                 .read(from, limit)
                 .map_err(|error| CliError::Unreachable(error.to_string()))?;
             if common.json {
@@ -105,7 +114,7 @@ pub fn run(common: &Common, command: DlqCommand) -> Result<(), CliError> {
             }
         }
         DlqCommand::Show { number, place } => {
-            let letter = find(&open(&place)?, number)?;
+            let letter = find(&open(common, &place)?, number)?;
             if common.json {
                 print_json(&shown(&letter, true));
             } else {
@@ -113,7 +122,7 @@ pub fn run(common: &Common, command: DlqCommand) -> Result<(), CliError> {
             }
         }
         DlqCommand::Retry { number, place } => {
-            let letters = open(&place)?;
+            let letters = open(common, &place)?;
             let letter = find(&letters, number)?;
             letters
                 .retry(&letter)
@@ -129,7 +138,7 @@ pub fn run(common: &Common, command: DlqCommand) -> Result<(), CliError> {
 }
 
 #[cfg(feature = "kafka")]
-fn open(place: &Place) -> Result<crate::kafka::DeadLetters, CliError> {
+fn open(common: &Common, place: &Place) -> Result<crate::kafka::DeadLetters, CliError> {
     use crate::config::{Config, KafkaSettings};
     use crate::realm_log::LogPlace;
 
@@ -140,7 +149,7 @@ fn open(place: &Place) -> Result<crate::kafka::DeadLetters, CliError> {
     };
     if let Some(file) = &place.config {
         let config = Config::load(file).map_err(|error| CliError::Usage(error.to_string()))?;
-        return letters(&config.log.kafka, &config.realm.name);
+        return letters(&config.log.kafka, &realm(common, &config.realm.name));
     }
     let LogPlace::Topic { brokers, .. } = LogPlace::parse(&place.log).map_err(CliError::Usage)?
     else {
@@ -154,7 +163,7 @@ fn open(place: &Place) -> Result<crate::kafka::DeadLetters, CliError> {
         topic_prefix: place.prefix.clone(),
         ..KafkaSettings::default()
     };
-    letters(&settings, &place.realm)
+    letters(&settings, &realm(common, DEFAULT_REALM))
 }
 
 #[cfg(feature = "kafka")]

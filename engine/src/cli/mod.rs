@@ -220,3 +220,34 @@ fn print_json(value: &serde_json::Value) {
 fn hexadecimal(bytes: &[u8]) -> String {
     format!("0x{}", hex::encode(bytes))
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn without_a_name_of_these(command: &clap::Command, names: &[String]) {
+        for argument in command.get_arguments() {
+            let name = argument.get_id().to_string();
+            assert!(!names.contains(&name), "{}: {name}", command.get_name());
+        }
+        for below in command.get_subcommands() {
+            without_a_name_of_these(below, names);
+        }
+    }
+
+    /// One that has would be read as the common one, of another type, and end the program.
+    #[test]
+    fn no_command_has_an_argument_of_its_own_with_a_common_ones_name() {
+        let cli = Cli::command();
+        let names: Vec<String> = cli
+            .get_arguments()
+            .map(|argument| argument.get_id().to_string())
+            .collect();
+        assert!(names.iter().any(|name| name == "realm"), "{names:?}");
+        for command in cli.get_subcommands() {
+            without_a_name_of_these(command, &names);
+        }
+    }
+}

@@ -148,7 +148,8 @@ fn list(topics: &Topics, places: &Places) -> Result<TopicPartitionList, KafkaPar
 
 impl Ingress<'_> {
     fn stopping(&self) -> bool {
-        *self.stop.borrow()
+        // The sender goes with the engine.
+        *self.stop.borrow() || self.stop.has_changed().is_err()
     }
 
     fn read(&mut self, consumer: &BaseConsumer) -> Result<(), KafkaPartError> {
