@@ -49,7 +49,8 @@ impl EventSender {
 
 #[derive(Debug, Default)]
 struct Ring {
-    blocks: VecDeque<Arc<BlockEvents>>,
+    /// Each with its bytes: to count them again when a block goes would read it all once more.
+    blocks: VecDeque<(Arc<BlockEvents>, usize)>,
     bytes: usize,
 }
 
@@ -117,12 +118,13 @@ impl EventHub {
             }
             let mut ring = self.ring.lock();
             for block in waiting.drain(..) {
-                ring.bytes += block.memory_bytes();
-                ring.blocks.push_back(block);
+                let bytes = block.memory_bytes();
+                ring.bytes += bytes;
+                ring.blocks.push_back((block, bytes));
             }
             while ring.bytes > memory_bytes && ring.blocks.len() > 1 {
-                if let Some(old) = ring.blocks.pop_front() {
-                    ring.bytes -= old.memory_bytes();
+                if let Some((_, bytes)) = ring.blocks.pop_front() {
+                    ring.bytes -= bytes;
                 }
             }
             drop(ring);
@@ -194,15 +196,15 @@ impl EventHub {
         events_max: usize,
     ) -> Option<Vec<Arc<BlockEvents>>> {
         let ring = self.ring.lock();
-        if ring.blocks.front()?.first_sequence > from_sequence {
+        if ring.blocks.front()?.0.first_sequence > from_sequence {
             return None;
         }
         let start = ring
             .blocks
-            .partition_point(|block| block.last_sequence < from_sequence);
+            .partition_point(|(block, _)| block.last_sequence < from_sequence);
         let mut found = Vec::new();
         let mut events = 0;
-        for block in ring.blocks.range(start..) {
+        for (block, _) in ring.blocks.range(start..) {
             if block.last_sequence > to_sequence || events >= events_max {
                 break;
             }
