@@ -8,23 +8,21 @@ use std::time::Duration;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use karat_benches::{Kind, Realm, sized};
 use karat_content::MemoryContent;
-use karat_engine::gateway::admission::admit;
-use karat_proto::v1;
+use karat_engine::gateway::admission::admit_encoded;
+use karat_proto::event::Outcome;
+use karat_proto::served::{SubmitRequest, SubmitResponse};
+use karat_proto::v1::AckLevel;
+use karat_proto::{Code, CommandId};
 use prost::Message as _;
 
 /// Commands in one message.
 const BATCHES: [usize; 2] = [1, 256];
 
-fn requests(
-    realm: &mut Realm,
-    kind: Kind,
-    commands: usize,
-    count: usize,
-) -> Vec<v1::SubmitRequest> {
-    let request = |realm: &mut Realm| v1::SubmitRequest {
-        ack: v1::AckLevel::Sequenced.into(),
+fn requests(realm: &mut Realm, kind: Kind, commands: usize, count: usize) -> Vec<SubmitRequest> {
+    let request = |realm: &mut Realm| SubmitRequest {
+        ack: AckLevel::Sequenced.into(),
         commands: (0..commands)
-            .map(|_| v1::Command::decode(realm.workload.make(kind).body).unwrap())
+            .map(|_| realm.workload.make(kind).body)
             .collect(),
     };
     (0..count).map(|_| request(realm)).collect()
@@ -51,7 +49,7 @@ fn gateway(criterion: &mut Criterion) {
         group.bench_function(format!("decode_request/{commands}"), |bencher| {
             bencher.iter(|| {
                 for bytes in &encoded {
-                    black_box(v1::SubmitRequest::decode(bytes.clone()).unwrap());
+                    black_box(SubmitRequest::decode(bytes.clone()).unwrap());
                 }
             });
         });
@@ -60,29 +58,29 @@ fn gateway(criterion: &mut Criterion) {
                 || requests.clone(),
                 |requests| {
                     for command in requests.into_iter().flat_map(|request| request.commands) {
-                        black_box(admit(&content, command, &mut hashing).unwrap());
+                        black_box(admit_encoded(&content, command, &mut hashing).unwrap());
                     }
                 },
                 BatchSize::SmallInput,
             );
         });
-        let response = v1::SubmitResponse {
-            ack: v1::AckLevel::Sequenced.into(),
-            outcomes: (0..commands as u64)
-                .map(|number| v1::Outcome {
-                    id: bytes::Bytes::from_static(&[7; 16]),
-                    sequence: 1_000_000 + number,
-                    subject: number,
-                    ..v1::Outcome::default()
-                })
-                .collect(),
-        };
+        let ids = vec![CommandId([7; 16]); commands];
+        let outcomes: Vec<Outcome> = (0..commands as u64)
+            .map(|number| Outcome {
+                sequence: 1_000_000 + number,
+                code: Code::Accepted,
+                replayed: false,
+                subject: number,
+                winner: None,
+            })
+            .collect();
         group.throughput(Throughput::Elements(commands as u64));
         let mut buffer = Vec::with_capacity(64 * commands);
         group.bench_function(format!("encode_response/{commands}"), |bencher| {
             bencher.iter(|| {
                 buffer.clear();
-                black_box(&response).encode(&mut buffer).unwrap();
+                let response = SubmitResponse::new(AckLevel::Sequenced, &ids, black_box(&outcomes));
+                response.encode(&mut buffer).unwrap();
                 black_box(&buffer);
             });
         });

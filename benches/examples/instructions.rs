@@ -20,8 +20,10 @@ use clap::Parser;
 use karat_benches::instructions::{GROWTH_PERCENT_MAX, Table};
 use karat_benches::{Kind, Made, Realm};
 use karat_content::{ContentStore as _, MemoryContent};
-use karat_engine::gateway::admission::admit;
-use karat_proto::{convert, v1};
+use karat_engine::gateway::admission::admit_encoded;
+use karat_proto::event::Outcome;
+use karat_proto::served::{SubmitRequest, SubmitResponse};
+use karat_proto::{Code, CommandId, convert, v1};
 use karat_sequencer::{Block, BlockHeader, EncodedBlock};
 use prost::Message as _;
 
@@ -108,12 +110,12 @@ fn made(kind: Kind, count: usize) -> (Realm, Vec<Made>) {
     (realm, made)
 }
 
-fn wire(kind: Kind, count: usize) -> Vec<v1::Command> {
-    let decoded = made(kind, count).1.into_iter().map(|made| {
-        // What was encoded here a moment ago.
-        v1::Command::decode(made.body).unwrap_or_default()
-    });
-    decoded.collect()
+fn encoded(kind: Kind, count: usize) -> Vec<Bytes> {
+    made(kind, count)
+        .1
+        .into_iter()
+        .map(|made| made.body)
+        .collect()
 }
 
 fn apply(kind: Kind) -> Box<dyn FnMut()> {
@@ -122,24 +124,28 @@ fn apply(kind: Kind) -> Box<dyn FnMut()> {
     Box::new(move || realm.apply(black_box(&commands)))
 }
 
-/// As the gateway does it: from the wire's message to the log's bytes and the typed command. A mint names content that is
+/// As the gateway does it: from a command as it came to the log's bytes and the typed command. A mint names content that is
 /// stored, so no hash of an image is in it.
 fn admission(kind: Kind) -> Box<dyn FnMut()> {
     let content = MemoryContent::default();
     let stored = content
         .put(b"an image")
         .map_or(Bytes::new(), |digest| Bytes::copy_from_slice(&digest));
-    let mut wire = wire(kind, CALLS);
-    for command in &mut wire {
-        if let Some(v1::command::Kind::Mint(mint)) = &mut command.kind {
-            mint.digest = stored.clone();
-        }
-    }
-    let mut wire = Some(wire);
+    let named = |body: Bytes| {
+        // What was encoded here a moment ago.
+        let mut wire = v1::Command::decode(body.clone()).unwrap_or_default();
+        let Some(v1::command::Kind::Mint(mint)) = &mut wire.kind else {
+            return body;
+        };
+        mint.digest = stored.clone();
+        wire.encode_to_vec().into()
+    };
+    let mut commands = Some(encoded(kind, CALLS).into_iter().map(named).collect());
     Box::new(move || {
         let mut hashing = Duration::ZERO;
-        for command in wire.take().unwrap_or_default() {
-            let admitted = admit(&content, command, &mut hashing);
+        let commands: Vec<Bytes> = commands.take().unwrap_or_default();
+        for command in commands {
+            let admitted = admit_encoded(&content, command, &mut hashing);
             assert!(black_box(admitted).is_ok(), "a refusal would be counted");
         }
     })
@@ -147,11 +153,10 @@ fn admission(kind: Kind) -> Box<dyn FnMut()> {
 
 /// A message of `Submit`, as it comes out of the transport.
 fn decode_frame(commands: usize) -> Box<dyn FnMut()> {
-    let wire = wire(Kind::Transfer, CALLS);
-    let frames: Vec<Bytes> = wire
+    let frames: Vec<Bytes> = encoded(Kind::Transfer, CALLS)
         .chunks(commands)
         .map(|commands| {
-            let request = v1::SubmitRequest {
+            let request = SubmitRequest {
                 ack: v1::AckLevel::Sequenced.into(),
                 commands: commands.to_vec(),
             };
@@ -160,29 +165,29 @@ fn decode_frame(commands: usize) -> Box<dyn FnMut()> {
         .collect();
     Box::new(move || {
         for frame in &frames {
-            let request = v1::SubmitRequest::decode(black_box(frame.clone()));
+            let request = SubmitRequest::decode(black_box(frame.clone()));
             assert!(black_box(request).is_ok());
         }
     })
 }
 
 fn encode_outcomes(commands: usize) -> Box<dyn FnMut()> {
-    let response = v1::SubmitResponse {
-        ack: v1::AckLevel::Sequenced.into(),
-        outcomes: (0..commands as u64)
-            .map(|number| v1::Outcome {
-                id: Bytes::from_static(&[7; 16]),
-                sequence: 1_000_000 + number,
-                subject: number,
-                ..v1::Outcome::default()
-            })
-            .collect(),
-    };
+    let ids = vec![CommandId([7; 16]); commands];
+    let outcomes: Vec<Outcome> = (0..commands as u64)
+        .map(|number| Outcome {
+            sequence: 1_000_000 + number,
+            code: Code::Accepted,
+            replayed: false,
+            subject: number,
+            winner: None,
+        })
+        .collect();
     let mut buffer = Vec::with_capacity(64 * commands);
     Box::new(move || {
         for _ in 0..CALLS / commands {
             buffer.clear();
-            assert!(black_box(&response).encode(&mut buffer).is_ok());
+            let response = SubmitResponse::new(v1::AckLevel::Sequenced, &ids, black_box(&outcomes));
+            assert!(response.encode(&mut buffer).is_ok());
             black_box(&buffer);
         }
     })

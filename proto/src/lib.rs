@@ -9,6 +9,7 @@ pub mod ids;
 pub mod limits;
 pub mod lineage;
 pub mod realm;
+pub mod served;
 pub mod signing;
 
 pub use code::Code;

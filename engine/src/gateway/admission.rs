@@ -19,6 +19,27 @@ pub fn png_limits() -> PngLimits {
     }
 }
 
+/// As [`admit`], of a command in its bytes. Those of a frequent kind that are what encoding it gives go into the log as they
+/// are; `encoded` should hold nothing else in memory, since it may wait in the queue.
+///
+/// # Errors
+/// As [`admit`], and when the bytes are no command; with the command's id, which is empty then.
+pub fn admit_encoded(
+    content: &dyn ContentStore,
+    encoded: Bytes,
+    hashing: &mut Duration,
+) -> Result<Prepared<Command>, (Bytes, Refused)> {
+    if let Some(command) = convert::read_frequent(&encoded) {
+        return Ok(Prepared {
+            body: encoded,
+            command,
+        });
+    }
+    let wire = convert::wire_command(encoded).map_err(|refused| (Bytes::new(), refused))?;
+    let id = wire.id.clone();
+    admit(content, wire, hashing).map_err(|refused| (id, refused))
+}
+
 /// Checks one command that came from outside and prepares it for the log: its content is stored, its bytes are encoded.
 /// `hashing` grows by the time that its content's digest took.
 ///

@@ -9,9 +9,9 @@ use futures::Stream;
 use karat_content::ContentStore;
 use karat_ledger::AssetView;
 use karat_proto::convert::{self, Refused};
+use karat_proto::served::ledger_server::Ledger;
 use karat_proto::v1::AckLevel;
-use karat_proto::v1::ledger_server::Ledger;
-use karat_proto::{limits, v1};
+use karat_proto::{limits, served, v1};
 use prost::Message;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -77,7 +77,7 @@ impl Ledger for LedgerService {
 
     async fn submit(
         &self,
-        request: Request<Streaming<v1::SubmitRequest>>,
+        request: Request<Streaming<served::SubmitRequest>>,
     ) -> Answer<Self::SubmitStream> {
         self.gateway.verifier()?;
         let stream = self.gateway.take_stream()?;

@@ -18,8 +18,8 @@ use std::time::Duration;
 use karat_proto::code;
 use karat_proto::convert::Refused;
 use karat_proto::realm::{CODE_HEADER, LEADER_HEADER};
+use karat_proto::served::ledger_server::LedgerServer;
 use karat_proto::v1::edge_server::EdgeServer;
-use karat_proto::v1::ledger_server::LedgerServer;
 use karat_proto::v1::operator_server::OperatorServer;
 use karat_proto::{Code, limits, v1};
 use karat_store::Store;
@@ -36,7 +36,7 @@ use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 use self::connections::ConnectionThreads;
 pub use acks::AckTracker;
 #[cfg(feature = "kafka")]
-pub(crate) use admission::admit;
+pub(crate) use admission::admit_encoded;
 pub use admission::png_limits;
 
 use crate::core::Core;

@@ -5,9 +5,11 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use bytes::{Bytes, BytesMut};
 use futures::{FutureExt, Stream};
 use karat_proto::convert::{self, Refused};
 use karat_proto::event::Outcome;
+use karat_proto::served::{SubmitRequest, SubmitResponse};
 use karat_proto::v1::AckLevel;
 use karat_proto::{Code, CommandId, CommandKind, limits, v1};
 use karat_sequencer::{Ack, Reply, SubmitError};
@@ -16,12 +18,15 @@ use tonic::{Status, Streaming};
 
 use super::Gateway;
 use super::acks::Client;
-use super::admission::{RateLimit, admit};
+use super::admission::{RateLimit, admit_encoded};
 use crate::stage_counts::Way;
 
 /// Most commands of a request that the stream's own task puts into the log. With more, the task reads on while the realm's
 /// thread does it.
 const WORKED_OFF_HERE_MAX: usize = 8;
+/// Most bytes of a command that goes into the log as it came. The largest that can, an exchange of 64 legs and as many
+/// consents, has some 5,100.
+const SMALL_COMMAND_BYTES_MAX: usize = 8 * 1024;
 
 /// One answer on its way out, and the commands that leave the stream's window with it.
 pub(super) struct Outgoing {
@@ -30,7 +35,7 @@ pub(super) struct Outgoing {
 }
 
 enum Response {
-    Ready(v1::SubmitResponse),
+    Ready(SubmitResponse),
     /// Turned into a message where it is sent, so that the writer's thread is not kept.
     Answered {
         ids: Vec<CommandId>,
@@ -50,7 +55,7 @@ pub struct Outcomes {
 }
 
 impl Stream for Outcomes {
-    type Item = Result<v1::SubmitResponse, Status>;
+    type Item = Result<SubmitResponse, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         match self.receiver.poll_recv(context) {
@@ -68,14 +73,7 @@ impl Stream for Outcomes {
                     } => {
                         let at_sequenced = ack == AckLevel::Sequenced;
                         self.gateway.stages.record(&way.stages(), at_sequenced);
-                        v1::SubmitResponse {
-                            ack: ack.into(),
-                            outcomes: ids
-                                .iter()
-                                .zip(&outcomes)
-                                .map(|(id, outcome)| convert::outcome_to_wire(id, outcome))
-                                .collect(),
-                        }
+                        SubmitResponse::new(ack, &ids, &outcomes)
                     }
                 })))
             }
@@ -106,7 +104,7 @@ pub(super) fn level_of(ack: i32) -> Result<AckLevel, Refused> {
 /// Opens a stream: starts its reading task and returns its outcomes.
 pub(super) fn open(
     gateway: Arc<Gateway>,
-    requests: Streaming<v1::SubmitRequest>,
+    requests: Streaming<SubmitRequest>,
     stream: OwnedSemaphorePermit,
 ) -> Outcomes {
     let window = Arc::new(Semaphore::new(
@@ -155,7 +153,7 @@ impl StreamReader {
     /// beside the connection's reading and answering.
     ///
     /// An error is the client gone or a message too large, which tonic has answered; what was taken stays taken.
-    async fn run(mut self, mut requests: Streaming<v1::SubmitRequest>) {
+    async fn run(mut self, mut requests: Streaming<SubmitRequest>) {
         while let Ok(Some(request)) = self.next(&mut requests).await {
             if request.commands.len() > WORKED_OFF_HERE_MAX {
                 let shared = self.gateway.shared.clone();
@@ -168,11 +166,7 @@ impl StreamReader {
         }
     }
 
-    async fn run_shared(
-        mut self,
-        first: v1::SubmitRequest,
-        mut requests: Streaming<v1::SubmitRequest>,
-    ) {
+    async fn run_shared(mut self, first: SubmitRequest, mut requests: Streaming<SubmitRequest>) {
         let mut next = Some(first);
         while let Some(request) = next {
             if !self.serve(request).await {
@@ -183,7 +177,7 @@ impl StreamReader {
     }
 
     /// One request; false when the client has gone.
-    async fn serve(&mut self, request: v1::SubmitRequest) -> bool {
+    async fn serve(&mut self, request: SubmitRequest) -> bool {
         let now = Instant::now();
         let places = request
             .commands
@@ -200,8 +194,8 @@ impl StreamReader {
     /// together go into one block, and none waits for the next.
     async fn next(
         &self,
-        requests: &mut Streaming<v1::SubmitRequest>,
-    ) -> Result<Option<v1::SubmitRequest>, Status> {
+        requests: &mut Streaming<SubmitRequest>,
+    ) -> Result<Option<SubmitRequest>, Status> {
         match requests.message().now_or_never() {
             Some(next) => next,
             None => {
@@ -231,9 +225,9 @@ impl StreamReader {
         true
     }
 
-    fn take(&mut self, request: v1::SubmitRequest, now: Instant, places: usize) {
+    fn take(&mut self, request: SubmitRequest, now: Instant, places: usize) {
         let count = request.commands.len();
-        let ids = || request.commands.iter().map(|command| command.id.clone());
+        let ids = || request.commands.iter().map(id_in);
         let all_refused = |refused: &Refused, retry_after_ms: u32| {
             if count == 0 || count > limits::REQUEST_COMMANDS_MAX {
                 vec![convert::refusal_to_wire(&[], refused, retry_after_ms)]
@@ -281,21 +275,23 @@ impl StreamReader {
         self.queue(request.commands, level, now);
     }
 
-    fn queue(&self, commands: Vec<v1::Command>, level: AckLevel, now: Instant) {
+    fn queue(&self, commands: Vec<Bytes>, level: AckLevel, now: Instant) {
+        let waits = matches!(level, AckLevel::Verified | AckLevel::Settled);
         let mut ids = Vec::with_capacity(commands.len());
-        let mut about_assets = Vec::with_capacity(commands.len());
+        let mut about_assets = Vec::new();
         let mut prepared = Vec::with_capacity(commands.len());
         let mut refused_outcomes = Vec::new();
         let mut digest = Duration::ZERO;
-        for command in commands {
-            let id = command.id.clone();
-            match admit(&*self.gateway.core.content, command, &mut digest) {
+        for command in own_memory(commands) {
+            match admit_encoded(&*self.gateway.core.content, command, &mut digest) {
                 Ok(one) => {
                     ids.push(one.command.id);
-                    about_assets.push(is_about_an_asset(&one.command.kind));
+                    if waits {
+                        about_assets.push(is_about_an_asset(&one.command.kind));
+                    }
                     prepared.push(one);
                 }
-                Err(refused) => {
+                Err((id, refused)) => {
                     self.gateway.count_door_refusal(refused.code);
                     refused_outcomes.push(convert::refusal_to_wire(&id, &refused, 0));
                 }
@@ -322,7 +318,7 @@ impl StreamReader {
                 gateway
                     .latencies
                     .record(logged, now.elapsed(), ids.len() as u64);
-                if matches!(level, AckLevel::Verified | AckLevel::Settled) {
+                if waits {
                     let answered = about_assets.iter().zip(&ids).zip(&answer.outcomes);
                     wait_for_more(&gateway, (&sender, &here), level, now, answered);
                 } else {
@@ -347,12 +343,8 @@ impl StreamReader {
                     .iter()
                     .map(|id| convert::refusal_to_wire(&id.0, &refused, 0))
                     .collect();
-                let response = Response::Ready(v1::SubmitResponse {
-                    ack: AckLevel::Unspecified.into(),
-                    outcomes,
-                });
                 let _ = sender.send(Outgoing {
-                    response,
+                    response: ready(AckLevel::Unspecified, outcomes),
                     commands: ids.len(),
                 });
             }
@@ -381,15 +373,42 @@ impl StreamReader {
     }
 
     fn send_ready(&self, outcomes: Vec<v1::Outcome>, commands: usize) {
-        let response = v1::SubmitResponse {
-            ack: AckLevel::Unspecified.into(),
-            outcomes,
-        };
         let _ = self.sender.send(Outgoing {
-            response: Response::Ready(response),
+            response: ready(AckLevel::Unspecified, outcomes),
             commands,
         });
     }
+}
+
+fn ready(ack: AckLevel, outcomes: Vec<v1::Outcome>) -> Response {
+    let ack = ack.into();
+    Response::Ready(v1::SubmitResponse { ack, outcomes }.into())
+}
+
+/// The id in an encoded command that is not taken; nothing when the bytes are no command.
+fn id_in(command: &Bytes) -> Bytes {
+    convert::wire_command(command.clone()).map_or(Bytes::new(), |command| command.id)
+}
+
+/// Moves commands that may wait in the queue out of the memory of the message that they came in, which is as large as the
+/// content in it and whatever else the client put there. Larger ones leave it anyway, when their content is stored.
+fn own_memory(mut commands: Vec<Bytes>) -> Vec<Bytes> {
+    let small = |command: &Bytes| command.len() <= SMALL_COMMAND_BYTES_MAX;
+    if let [command] = &mut commands[..] {
+        if small(command) {
+            *command = Bytes::copy_from_slice(command);
+        }
+        return commands;
+    }
+    let bytes = commands.iter().filter(|one| small(one)).map(Bytes::len);
+    let mut together = BytesMut::with_capacity(bytes.sum());
+    for command in &mut commands {
+        if small(command) {
+            together.extend_from_slice(command);
+            *command = together.split().freeze();
+        }
+    }
+    commands
 }
 
 fn rate_of(gateway: &Gateway) -> u64 {
@@ -432,12 +451,8 @@ fn wait_for_more<'a>(
                 if !why.is_empty() {
                     wire.message = why.to_owned();
                 }
-                let response = v1::SubmitResponse {
-                    ack: reached.into(),
-                    outcomes: vec![wire],
-                };
                 let _ = sender.send(Outgoing {
-                    response: Response::Ready(response),
+                    response: ready(reached, vec![wire]),
                     commands: 1,
                 });
             }

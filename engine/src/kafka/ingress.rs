@@ -13,11 +13,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use karat_proto::convert::{self, Refused};
 use karat_proto::event::Outcome;
-use karat_proto::{Code, Command, v1};
+use karat_proto::{Code, Command};
 use karat_sequencer::log::kafka::is_final;
 use karat_sequencer::{Ack, IngressOffset, Prepared, Reply, Submission, SubmitError};
 use parking_lot::Mutex;
-use prost::Message as _;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Headers, Message};
@@ -30,7 +29,7 @@ use super::topics::Topics;
 use super::written::{Written, kept_up_to};
 use super::{KafkaPartError, SCHEMA, SCHEMA_HEADER};
 use crate::core::Core;
-use crate::gateway::admit;
+use crate::gateway::admit_encoded;
 
 /// Commands that go to the sequencer together.
 const BATCH_COMMANDS_MAX: usize = 1024;
@@ -233,13 +232,13 @@ impl Ingress<'_> {
         if !taken_before {
             batch.next.insert(place.0, place.1 + 1);
         }
-        match self.admitted(message, payload) {
+        let bytes = Bytes::copy_from_slice(payload);
+        match self.admitted(message, bytes.clone()) {
             // Commands that no leader took have no letter yet.
             Err(_) if self.written.has(place, payload) => {}
             Ok(_) if taken_before && self.written.has(place, payload) => {}
             Ok(prepared) if taken_before => self.look_again(place, &prepared.command, payload),
             Ok(prepared) => {
-                let bytes = Bytes::copy_from_slice(payload);
                 batch.bytes += bytes.len();
                 batch.commands.push(prepared);
                 batch.sources.push(Source { place, bytes });
@@ -258,7 +257,7 @@ impl Ingress<'_> {
     fn admitted<M: Message>(
         &self,
         message: &M,
-        payload: &[u8],
+        payload: Bytes,
     ) -> Result<Prepared<Command>, Refused> {
         let schema = message.headers().and_then(|headers| {
             let found = headers.iter().find(|header| header.key == SCHEMA_HEADER)?;
@@ -268,10 +267,8 @@ impl Ingress<'_> {
             let message = format!("{SCHEMA_HEADER} {schema} is not known here, only {SCHEMA}");
             return Err(Refused::new(Code::Malformed, message));
         }
-        let wire = v1::Command::decode(payload).map_err(|error| {
-            Refused::new(Code::Malformed, format!("no karat.v1.Command: {error}"))
-        })?;
-        admit(&*self.core.content, wire, &mut Duration::default())
+        admit_encoded(&*self.core.content, payload, &mut Duration::default())
+            .map_err(|(_, refused)| refused)
     }
 
     /// A command that a leader before took: its dead letter, if it was refused.

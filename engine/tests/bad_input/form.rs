@@ -1,5 +1,13 @@
 //! Commands, requests and queries of a wrong form.
 
+use karat_proto::served::SubmitRequest;
+use prost::Message as _;
+use tokio_stream::StreamExt as _;
+use tonic::Request;
+use tonic::client::Grpc;
+use tonic::codegen::http::uri::PathAndQuery;
+use tonic_prost::ProstCodec;
+
 use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -383,5 +391,37 @@ async fn a_reused_id_is_refused_with_another_body_and_replayed_with_the_same() {
         .await
         .unwrap();
     assert_eq!(minted.into_inner().minted, 1);
+    realm.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_that_are_no_command_are_refused_and_the_others_of_their_request_are_taken() {
+    let realm = Realm::start().await;
+    let deposit = Kind::Deposit(v1::Deposit {
+        account: account("ann"),
+        amount: 1,
+    });
+    let garbage = Bytes::from_static(b"\xff\xff\xff\xff no command");
+    let request = SubmitRequest {
+        ack: AckLevel::Durable.into(),
+        commands: vec![garbage, command("operator", deposit).encode_to_vec().into()],
+    };
+    let mut client = Grpc::new(common::connect(&realm.service).await);
+    client.ready().await.unwrap();
+    let codec = ProstCodec::<SubmitRequest, v1::SubmitResponse>::default();
+    let path = PathAndQuery::from_static("/karat.v1.Ledger/Submit");
+    let requests = Request::new(tokio_stream::iter([request]));
+    let answers = client.streaming(requests, path, codec).await.unwrap();
+    let answers: Vec<_> = answers.into_inner().collect().await;
+    let outcomes: Vec<_> = answers
+        .into_iter()
+        .flat_map(|answer| answer.unwrap().outcomes)
+        .collect();
+    let [refused, accepted] = &outcomes[..] else {
+        panic!("{outcomes:?}");
+    };
+    assert_refused(refused, Code::Malformed);
+    assert!(refused.id.is_empty(), "{refused:?}");
+    assert_eq!(accepted.code, 0, "{accepted:?}");
     realm.stop().await;
 }

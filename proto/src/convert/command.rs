@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use prost::Message as _;
 
-use super::{Refused, account, account_or_nobody, command_id, digest, text};
+use super::{Refused, account, account_or_nobody, command_id, digest, frequent, text};
 use super::{policy_from_wire, role_from_wire, spec_from_wire};
 use crate::code::Code;
 use crate::command::{
@@ -20,9 +20,25 @@ use crate::{limits, v1};
 /// # Errors
 /// When the bytes are not a command, or a malformed one.
 pub fn decode_command(bytes: &[u8]) -> Result<Command, Refused> {
-    let wire = v1::Command::decode(bytes)
-        .map_err(|error| Refused::malformed(format!("not a karat.v1.Command: {error}")))?;
-    command_from_wire(wire, body_hash(bytes))
+    if let Some(command) = frequent::read(bytes) {
+        return Ok(command);
+    }
+    command_from_wire(wire_command(bytes)?, body_hash(bytes))
+}
+
+/// Reads a command that has the very bytes that the log would get for it, if it is of a frequent kind: such bytes can go into
+/// the log as they are. Nothing of any others; [`wire_command`] and [`encode_command`] serve those.
+pub fn read_frequent(bytes: &[u8]) -> Option<Command> {
+    frequent::read(bytes)
+}
+
+/// Reads a command's message.
+///
+/// # Errors
+/// When the bytes are none.
+pub fn wire_command(bytes: impl bytes::Buf) -> Result<v1::Command, Refused> {
+    v1::Command::decode(bytes)
+        .map_err(|error| Refused::malformed(format!("not a karat.v1.Command: {error}")))
 }
 
 /// Encodes a command for the log and reads it back typed, so that both sides of the log see the same thing.
@@ -63,7 +79,7 @@ pub fn id_of(wire: &v1::Command) -> Result<CommandId, Refused> {
     command_id(&wire.id)
 }
 
-fn body_hash(bytes: &[u8]) -> BodyHash {
+pub(super) fn body_hash(bytes: &[u8]) -> BodyHash {
     let mut hash = [0; 16];
     hash.copy_from_slice(&blake3::hash(bytes).as_bytes()[..16]);
     hash

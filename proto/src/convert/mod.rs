@@ -2,6 +2,7 @@
 
 mod command;
 mod event;
+mod frequent;
 mod spec;
 
 use bytes::Bytes;
@@ -10,7 +11,10 @@ use thiserror::Error;
 use crate::code::Code;
 use crate::ids::{Account, CommandId, Digest};
 
-pub use command::{command_from_wire, decode_command, encode_command, id_of, new_command};
+pub use command::{
+    command_from_wire, decode_command, encode_command, id_of, new_command, read_frequent,
+    wire_command,
+};
 pub use event::{
     event_to_wire, outcome_from_wire, outcome_to_wire, refusal_to_wire, state_to_wire,
     verdict_to_wire, verified_to_wire, wei_to_wire,
