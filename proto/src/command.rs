@@ -21,10 +21,13 @@ pub struct Command {
 }
 
 /// Every kind of command.
+///
+/// A command is moved from the gateway into a submission, a block and the ledger, and most are trades: what is rare and larger
+/// than a transfer is boxed.
 #[derive(Clone, Debug, PartialEq)]
 pub enum CommandKind {
     /// Opens the realm; must be the first command of a log and is refused ever after.
-    Genesis(Genesis),
+    Genesis(Box<Genesis>),
     /// Creates a collection; the actor becomes its creator, the only one who mints into it.
     CreateCollection(Box<CollectionSpec>),
     /// Publishes the secret behind a collection's committed seed. Creator only.
@@ -32,12 +35,12 @@ pub enum CommandKind {
         /// Which collection.
         collection: CollectionId,
         /// The secret; sha2-256 of it must equal the commitment.
-        secret: Digest,
+        secret: Box<Digest>,
     },
     /// Makes a new asset.
-    Mint(Mint),
+    Mint(Box<Mint>),
     /// Gives an asset new content and traits. Owner or collection creator.
-    Revise(Revise),
+    Revise(Box<Revise>),
     /// Hands an asset to another account. Owner only.
     Transfer {
         /// Which asset.
@@ -87,7 +90,7 @@ pub enum CommandKind {
         amount: u64,
     },
     /// An agent's opinion about one version of an asset. Verifier only.
-    Verdict(Verdict),
+    Verdict(Box<Verdict>),
     /// A person's decision about an asset in review. Operator or a reviewer named by the gateway.
     ReviewDecision {
         /// Which asset.
@@ -100,16 +103,7 @@ pub enum CommandKind {
         reason: String,
     },
     /// Makes a model known. Operator only.
-    RegisterModel {
-        /// Model digest.
-        digest: Digest,
-        /// Name and version, for people.
-        name: String,
-        /// What it does.
-        role: ModelRole,
-        /// Who vouches for it; the policy may demand it. Also given to a known model that lacks a listed key's signature.
-        signature: Option<ModelSignature>,
-    },
+    RegisterModel(Box<RegisterModel>),
     /// Lets a registered model mint. Operator only.
     PromoteModel {
         /// Model digest.
@@ -121,7 +115,7 @@ pub enum CommandKind {
         digest: Digest,
     },
     /// Replaces the policy; its version must be the old one plus 1. Operator only.
-    SetPolicy(Policy),
+    SetPolicy(Box<Policy>),
     /// Stops an asset from acting. Operator only.
     Freeze {
         /// Which asset.
@@ -140,29 +134,9 @@ pub enum CommandKind {
         paused: bool,
     },
     /// The batch's Merkle root and payload exist. Settler only.
-    BatchSealed {
-        /// Batch number, the next one not yet sealed.
-        number: u64,
-        /// Merkle root over the leaves.
-        root: Digest,
-        /// sha2-256 of the payload, its CID's digest.
-        payload: Digest,
-        /// How many leaves; must equal the ledger's own count of changes.
-        leaves: u32,
-    },
+    BatchSealed(Box<BatchSealed>),
     /// The batch's transaction was mined. Settler only.
-    BatchCommitted {
-        /// Batch number, the next sealed one.
-        number: u64,
-        /// Transaction hash.
-        transaction: Digest,
-        /// Block that holds it.
-        chain_block: u64,
-        /// Gas that it used.
-        gas_used: u64,
-        /// What was paid for the gas, wei.
-        fee_wei: u128,
-    },
+    BatchCommitted(Box<BatchCommitted>),
     /// The batch has its confirmations. Settler only.
     BatchFinal {
         /// Batch number, the next committed one.
@@ -174,6 +148,9 @@ pub enum CommandKind {
         base_fee_wei: u64,
     },
 }
+
+// 52 bytes of id, actor and hash, and a transfer's 33 in words of 8. Each of them is one line of memory and a half.
+const _: () = assert!(size_of::<Command>() <= 96);
 
 /// The realm's first command.
 #[derive(Clone, Debug, PartialEq)]
@@ -418,9 +395,9 @@ pub struct Revise {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Exchange {
     /// What moves.
-    pub legs: Vec<Leg>,
+    pub legs: Box<[Leg]>,
     /// Accounts that agreed, vouched for by the gateway's client; each giver must be among them or be the actor.
-    pub consents: Vec<Account>,
+    pub consents: Box<[Account]>,
 }
 
 /// One movement of an exchange.
@@ -500,6 +477,47 @@ pub struct Finding {
     pub code: u16,
     /// A measure that belongs to it (score, trait index, ...), meaning by code.
     pub measure: u32,
+}
+
+/// Makes a model known, or gives it a signature.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RegisterModel {
+    /// Model digest.
+    pub digest: Digest,
+    /// Name and version, for people.
+    pub name: String,
+    /// What it does.
+    pub role: ModelRole,
+    /// Who vouches for it; the policy may demand it. Also given to a known model that lacks a listed key's signature.
+    pub signature: Option<ModelSignature>,
+}
+
+/// What a batch was sealed as.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BatchSealed {
+    /// Batch number, the next one not yet sealed.
+    pub number: u64,
+    /// Merkle root over the leaves.
+    pub root: Digest,
+    /// sha2-256 of the payload, its CID's digest.
+    pub payload: Digest,
+    /// How many leaves; must equal the ledger's own count of changes.
+    pub leaves: u32,
+}
+
+/// Where on the chain a batch is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BatchCommitted {
+    /// Batch number, the next sealed one.
+    pub number: u64,
+    /// Transaction hash.
+    pub transaction: Digest,
+    /// Block that holds it.
+    pub chain_block: u64,
+    /// Gas that it used.
+    pub gas_used: u64,
+    /// What was paid for the gas, wei.
+    pub fee_wei: u128,
 }
 
 /// What a model does.

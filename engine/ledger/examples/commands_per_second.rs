@@ -157,19 +157,19 @@ impl Bench {
             .map(|batch| (batch.number, batch.changes))
             .collect();
         for (number, leaves) in open {
-            let sealed = CommandKind::BatchSealed {
+            let sealed = CommandKind::BatchSealed(Box::new(BatchSealed {
                 number,
                 root: [5; 32],
                 payload: [6; 32],
                 leaves,
-            };
-            let committed = CommandKind::BatchCommitted {
+            }));
+            let committed = CommandKind::BatchCommitted(Box::new(BatchCommitted {
                 number,
                 transaction: [7; 32],
                 chain_block: 1,
                 gas_used: 1,
                 fee_wei: 1,
-            };
+            }));
             for kind in [sealed, committed, CommandKind::BatchFinal { number }] {
                 let command = self.command(SETTLER, kind);
                 self.apply(&[command]);
@@ -201,7 +201,7 @@ impl Bench {
             },
             metadata: digest,
         };
-        self.command(CREATOR, CommandKind::Mint(mint))
+        self.command(CREATOR, CommandKind::Mint(Box::new(mint)))
     }
 
     fn asset(&mut self) -> usize {
@@ -238,7 +238,7 @@ impl Bench {
         }
         self.owners[place] = buyer;
         let exchange = Exchange {
-            legs: vec![
+            legs: Box::new([
                 Leg::Asset {
                     asset: place as u64 + 1,
                     version: 1,
@@ -250,8 +250,8 @@ impl Bench {
                     to: seller,
                     amount: 1,
                 },
-            ],
-            consents: vec![buyer],
+            ]),
+            consents: Box::new([buyer]),
         };
         self.command(seller, CommandKind::Exchange(exchange))
     }
@@ -376,16 +376,16 @@ fn open_realm(bench: &mut Bench) {
     let role = ModelRole::Generator;
     let name = "bench".into();
     let setup = [
-        (OPERATOR, CommandKind::Genesis(genesis)),
+        (OPERATOR, CommandKind::Genesis(Box::new(genesis))),
         (CREATOR, CommandKind::CreateCollection(Box::new(spec))),
         (
             OPERATOR,
-            CommandKind::RegisterModel {
+            CommandKind::RegisterModel(Box::new(RegisterModel {
                 digest,
                 name,
                 role,
                 signature: None,
-            },
+            })),
         ),
         (OPERATOR, CommandKind::PromoteModel { digest }),
     ];

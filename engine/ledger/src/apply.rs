@@ -242,40 +242,15 @@ impl Ledger {
                 accepted,
                 reason,
             } => self.review_decision(step, *asset, *version, *accepted, reason),
-            CommandKind::RegisterModel {
-                digest,
-                name,
-                role,
-                signature,
-            } => self.register_model(step, digest, name, *role, signature.as_ref()),
+            CommandKind::RegisterModel(model) => self.register_model(step, model),
             CommandKind::PromoteModel { digest } => self.promote_model(step, digest),
             CommandKind::RetireModel { digest } => self.retire_model(step, digest),
             CommandKind::SetPolicy(policy) => self.set_policy(step, policy),
             CommandKind::Freeze { asset, reason } => self.freeze(step, *asset, reason),
             CommandKind::Unfreeze { asset } => self.unfreeze(step, *asset),
             CommandKind::Pause { paused } => self.pause(step, *paused),
-            CommandKind::BatchSealed {
-                number,
-                root,
-                payload,
-                leaves,
-            } => self.batch_sealed(step, *number, root, payload, *leaves),
-            CommandKind::BatchCommitted {
-                number,
-                transaction,
-                chain_block,
-                gas_used,
-                fee_wei,
-            } => self.batch_committed(
-                step,
-                *number,
-                crate::BatchCommitment {
-                    transaction: *transaction,
-                    chain_block: *chain_block,
-                    gas_used: *gas_used,
-                    fee_wei: *fee_wei,
-                },
-            ),
+            CommandKind::BatchSealed(batch) => self.batch_sealed(step, batch),
+            CommandKind::BatchCommitted(batch) => self.batch_committed(step, batch),
             CommandKind::BatchFinal { number } => self.batch_final(step, *number),
             CommandKind::Tick { base_fee_wei } => self.tick(step, *base_fee_wei),
         }
@@ -300,7 +275,7 @@ impl Ledger {
             },
             CommandKind::Deposit { .. }
             | CommandKind::ReviewDecision { .. }
-            | CommandKind::RegisterModel { .. }
+            | CommandKind::RegisterModel(_)
             | CommandKind::PromoteModel { .. }
             | CommandKind::RetireModel { .. }
             | CommandKind::SetPolicy(_)
@@ -309,8 +284,8 @@ impl Ledger {
             | CommandKind::Pause { .. }
             | CommandKind::Tick { .. } => Class::Operator,
             CommandKind::Verdict(_) => Class::Verifier,
-            CommandKind::BatchSealed { .. }
-            | CommandKind::BatchCommitted { .. }
+            CommandKind::BatchSealed(_)
+            | CommandKind::BatchCommitted(_)
             | CommandKind::BatchFinal { .. } => Class::Settler,
         }
     }

@@ -9,6 +9,7 @@
 
 use crate::apply::{Applied, Refusal, Step};
 use crate::state::Ledger;
+use karat_proto::command::{BatchCommitted, BatchSealed};
 use karat_proto::event::EventKind;
 use karat_proto::{Code, Digest, limits};
 use std::collections::VecDeque;
@@ -256,14 +257,13 @@ impl Ledger {
         batches.kept.push_back(batch);
     }
 
-    pub(crate) fn batch_sealed(
-        &mut self,
-        step: &mut Step<'_>,
-        number: u64,
-        root: &Digest,
-        payload: &Digest,
-        leaves: u32,
-    ) -> Applied {
+    pub(crate) fn batch_sealed(&mut self, step: &mut Step<'_>, command: &BatchSealed) -> Applied {
+        let BatchSealed {
+            number,
+            root,
+            payload,
+            leaves,
+        } = *command;
         let out_of_order = Refusal::about(Code::BatchOutOfOrder, number);
         if number != self.batches.sealed + 1 {
             return Err(out_of_order);
@@ -273,15 +273,15 @@ impl Ledger {
             return Err(Refusal::about(Code::BatchMismatch, number));
         }
         batch.seal = Some(BatchSeal {
-            root: *root,
-            payload: *payload,
+            root,
+            payload,
             leaves,
         });
         self.batches.sealed = number;
         step.emit(EventKind::BatchSealed {
             number,
-            root: *root,
-            payload: *payload,
+            root,
+            payload,
             leaves,
         });
         Ok(number)
@@ -290,22 +290,33 @@ impl Ledger {
     pub(crate) fn batch_committed(
         &mut self,
         step: &mut Step<'_>,
-        number: u64,
-        commitment: BatchCommitment,
+        command: &BatchCommitted,
     ) -> Applied {
+        let BatchCommitted {
+            number,
+            transaction,
+            chain_block,
+            gas_used,
+            fee_wei,
+        } = *command;
         let out_of_order = Refusal::about(Code::BatchOutOfOrder, number);
         if number != self.batches.committed + 1 || number > self.batches.sealed {
             return Err(out_of_order);
         }
         let batch = self.batches.get_mut(number).ok_or(out_of_order)?;
-        batch.commitment = Some(commitment);
+        batch.commitment = Some(BatchCommitment {
+            transaction,
+            chain_block,
+            gas_used,
+            fee_wei,
+        });
         self.batches.committed = number;
         step.emit(EventKind::BatchCommitted {
             number,
-            transaction: commitment.transaction,
-            chain_block: commitment.chain_block,
-            gas_used: commitment.gas_used,
-            fee_wei: commitment.fee_wei,
+            transaction,
+            chain_block,
+            gas_used,
+            fee_wei,
         });
         Ok(number)
     }

@@ -7,8 +7,7 @@
 
 use crate::apply::{Applied, Step};
 use crate::state::Ledger;
-use karat_proto::command::ModelRole;
-use karat_proto::command::Policy;
+use karat_proto::command::{ModelRole, Policy, RegisterModel};
 use karat_proto::event::EventKind;
 use karat_proto::signing::{ModelKey, ModelSignature};
 use karat_proto::{Code, Digest, limits};
@@ -72,20 +71,24 @@ impl Ledger {
     pub(crate) fn register_model(
         &mut self,
         step: &mut Step<'_>,
-        digest: &Digest,
-        name: &str,
-        role: ModelRole,
-        signature: Option<&ModelSignature>,
+        command: &RegisterModel,
     ) -> Applied {
+        let RegisterModel {
+            digest,
+            name,
+            role,
+            signature,
+        } = command;
+        let role = *role;
         if name.len() > limits::NAME_BYTES_MAX {
             return Err(Code::TextTooLong.into());
         }
         let Some(realm) = &self.realm else {
             return Err(Code::BadGenesis.into());
         };
-        let signed_by = check_signature(&realm.policy, digest, role, name, signature)?;
+        let signed_by = check_signature(&realm.policy, digest, role, name, signature.as_ref())?;
         if let Some(model) = self.models.by_digest.get_mut(digest) {
-            let same = model.role == role && model.name == name;
+            let same = model.role == role && model.name == *name;
             let lacks_signature = check_signer(&realm.policy, model.signed_by).is_err();
             return match signed_by {
                 Some(key) if same && lacks_signature && model.state != ModelState::Retired => {
@@ -106,7 +109,7 @@ impl Ledger {
             *digest,
             Model {
                 digest: *digest,
-                name: name.to_owned(),
+                name: name.clone(),
                 role,
                 state: ModelState::Registered,
                 registered_sequence: step.sequence,
@@ -115,7 +118,7 @@ impl Ledger {
         );
         step.emit(EventKind::ModelRegistered {
             digest: *digest,
-            name: name.to_owned(),
+            name: name.clone(),
             role,
         });
         if let Some(key) = signed_by {

@@ -13,15 +13,7 @@ fn realm(policy: Policy) -> World {
     let mut world = World::with_policy(policy);
     let digest = GENERATOR;
     let (name, role) = ("model".into(), ModelRole::Generator);
-    world.accept(
-        OPERATOR,
-        CommandKind::RegisterModel {
-            digest,
-            name,
-            role,
-            signature: None,
-        },
-    );
+    world.accept(OPERATOR, register_model(digest, name, role));
     world.accept(OPERATOR, CommandKind::PromoteModel { digest });
     world.accept(CREATOR, create(free(ClaimRule::First)));
     world

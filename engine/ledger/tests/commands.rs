@@ -49,23 +49,24 @@ fn long(bytes: usize) -> String {
 #[test]
 fn genesis_is_first_and_once() {
     let whole = || genesis(policy());
-    let with = |policy: Policy| CommandKind::Genesis(genesis(policy));
+    let opens = |genesis: Genesis| CommandKind::Genesis(Box::new(genesis));
+    let with = |policy: Policy| opens(genesis(policy));
     #[rustfmt::skip]
     check(&World::empty(), vec![
-        ("first", DAVE, CommandKind::Genesis(whole()), Accepted),
+        ("first", DAVE, opens(whole()), Accepted),
         ("something else first", OPERATOR, CommandKind::Tick { base_fee_wei: 0 }, BadGenesis),
         ("a mint first", CREATOR, mint(1, BOB, &[0, 0]), BadGenesis),
-        ("by nobody", NOBODY, CommandKind::Genesis(whole()), NotAllowed),
-        ("nobody as operator", DAVE, CommandKind::Genesis(Genesis { operator: NOBODY, ..whole() }), BadGenesis),
-        ("nobody as settler", DAVE, CommandKind::Genesis(Genesis { settler: NOBODY, ..whole() }), BadGenesis),
-        ("no name", DAVE, CommandKind::Genesis(Genesis { realm: "".into(), ..whole() }), BadGenesis),
-        ("a long name", DAVE, CommandKind::Genesis(Genesis { realm: long(65), ..whole() }), BadGenesis),
+        ("by nobody", NOBODY, opens(whole()), NotAllowed),
+        ("nobody as operator", DAVE, opens(Genesis { operator: NOBODY, ..whole() }), BadGenesis),
+        ("nobody as settler", DAVE, opens(Genesis { settler: NOBODY, ..whole() }), BadGenesis),
+        ("no name", DAVE, opens(Genesis { realm: "".into(), ..whole() }), BadGenesis),
+        ("a long name", DAVE, opens(Genesis { realm: long(65), ..whole() }), BadGenesis),
         ("policy version 2", DAVE, with(Policy { version: 2, ..policy() }), BadPolicy),
         ("no changes in a batch", DAVE, with(Policy { batch_changes_max: 0, ..policy() }), BadPolicy),
     ]);
     check(
         &world(),
-        vec![("again", OPERATOR, CommandKind::Genesis(whole()), BadGenesis)],
+        vec![("again", OPERATOR, opens(whole()), BadGenesis)],
     );
 }
 
@@ -81,10 +82,10 @@ fn roles_keep_their_commands() {
         ("deposit", BOB, CommandKind::Deposit { account: BOB, amount }, NotAllowed),
         ("verdict by the operator", OPERATOR, verdict(PENDING, 1, Decision::Accept), NotAllowed),
         ("review by the verifier", VERIFIER, review(IN_REVIEW, 1, true), NotAllowed),
-        ("register", CREATOR, CommandKind::RegisterModel { digest, name: name(), role, signature: None }, NotAllowed),
+        ("register", CREATOR, register_model(digest, name(), role), NotAllowed),
         ("promote", CREATOR, CommandKind::PromoteModel { digest: REGISTERED }, NotAllowed),
         ("retire", CREATOR, CommandKind::RetireModel { digest: GENERATOR }, NotAllowed),
-        ("policy", SETTLER, CommandKind::SetPolicy(Policy { version: 2, ..policy() }), NotAllowed),
+        ("policy", SETTLER, CommandKind::SetPolicy(Box::new(Policy { version: 2, ..policy() })), NotAllowed),
         ("freeze", BOB, freeze(ACTIVE), NotAllowed),
         ("unfreeze", BOB, CommandKind::Unfreeze { asset: FROZEN }, NotAllowed),
         ("pause", BOB, CommandKind::Pause { paused: true }, NotAllowed),
@@ -103,7 +104,7 @@ fn a_paused_realm_refuses_players_and_nobody_else() {
     #[rustfmt::skip]
     check(&paused, vec![
         ("create", CREATOR, create(spec()), Paused),
-        ("reveal", CREATOR, CommandKind::RevealSeed { collection: 1, secret: SECRET }, Paused),
+        ("reveal", CREATOR, CommandKind::RevealSeed { collection: 1, secret: Box::new(SECRET) }, Paused),
         ("mint", CREATOR, mint(1, BOB, &[0, 0]), Paused),
         ("revise", BOB, revise(ACTIVE, 1, &[0, 1]), Paused),
         ("transfer", BOB, transfer(ACTIVE, 1, CAROL), Paused),
@@ -178,7 +179,10 @@ fn create_collection() {
 
 #[test]
 fn reveal_seed() {
-    let reveal = |collection, secret| CommandKind::RevealSeed { collection, secret };
+    let reveal = |collection, secret| CommandKind::RevealSeed {
+        collection,
+        secret: Box::new(secret),
+    };
     let mut revealed = world();
     #[rustfmt::skip]
     check(&revealed, vec![
@@ -424,12 +428,7 @@ fn review_decision_command() {
 
 #[test]
 fn model_commands() {
-    let register = |digest, name: &str| CommandKind::RegisterModel {
-        digest,
-        name: name.into(),
-        role: ModelRole::Generator,
-        signature: None,
-    };
+    let register = |digest, name: &str| register_model(digest, name.into(), ModelRole::Generator);
     let promote = |digest| CommandKind::PromoteModel { digest };
     let retire = |digest| CommandKind::RetireModel { digest };
     #[rustfmt::skip]
@@ -457,7 +456,7 @@ fn set_policy_command() {
             ..policy()
         };
         change(&mut policy);
-        CommandKind::SetPolicy(policy)
+        CommandKind::SetPolicy(Box::new(policy))
     };
     #[rustfmt::skip]
     check(&world(), vec![

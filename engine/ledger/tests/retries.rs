@@ -100,15 +100,7 @@ fn an_id_is_forgotten_when_it_is_old_and_settled_and_not_before() {
     let mut world = World::with_policy(policy);
     let digest = GENERATOR;
     let (name, role) = ("model".into(), ModelRole::Generator);
-    world.accept(
-        OPERATOR,
-        CommandKind::RegisterModel {
-            digest,
-            name,
-            role,
-            signature: None,
-        },
-    );
+    world.accept(OPERATOR, register_model(digest, name, role));
     world.accept(OPERATOR, CommandKind::PromoteModel { digest });
     world.accept(CREATOR, create(free(ClaimRule::First)));
     let command = world.command(CREATOR, mint(1, BOB, &[0, 0]));
@@ -151,18 +143,10 @@ fn a_realm_with_nothing_to_settle_forgets_by_age_alone() {
 fn a_full_memory_refuses_players_first_and_settlement_never() {
     let mut world = World::empty();
     world.ledger = Ledger::with_retry_memory(12, 4);
-    world.accept(OPERATOR, CommandKind::Genesis(genesis(policy())));
+    world.accept(OPERATOR, CommandKind::Genesis(Box::new(genesis(policy()))));
     let digest = GENERATOR;
     let (name, role) = ("model".into(), ModelRole::Generator);
-    world.accept(
-        OPERATOR,
-        CommandKind::RegisterModel {
-            digest,
-            name,
-            role,
-            signature: None,
-        },
-    );
+    world.accept(OPERATOR, register_model(digest, name, role));
     world.accept(OPERATOR, CommandKind::PromoteModel { digest });
     world.accept(CREATOR, create(free(ClaimRule::First)));
     for _ in 0..8 {

@@ -32,12 +32,12 @@ fn signed(number: u8) -> Option<ModelSignature> {
 }
 
 fn register(signature: Option<ModelSignature>) -> CommandKind {
-    CommandKind::RegisterModel {
+    CommandKind::RegisterModel(Box::new(RegisterModel {
         digest: MODEL,
         name: NAME.into(),
         role: ROLE,
         signature,
-    }
+    }))
 }
 
 fn promote(digest: Digest) -> CommandKind {
@@ -47,12 +47,12 @@ fn promote(digest: Digest) -> CommandKind {
 /// The next policy, with these keys and this demand.
 fn keys(ledger: &Ledger, model_keys: Vec<ModelKey>, require_signed_models: bool) -> CommandKind {
     let now = ledger.policy().unwrap();
-    CommandKind::SetPolicy(Policy {
+    CommandKind::SetPolicy(Box::new(Policy {
         version: now.version + 1,
         model_keys,
         require_signed_models,
         ..now.clone()
-    })
+    }))
 }
 
 /// A world whose policy takes the signatures of keys 1 and 2.
@@ -172,12 +172,12 @@ fn a_model_registered_before_the_demand_can_be_signed_after_it() {
     world.accept(OPERATOR, kind);
     assert_eq!(world.send(OPERATOR, promote(MODEL)).code, ModelUnsigned);
     let renamed = ModelSignature::make(&secret(1), &MODEL, ROLE, "other 1");
-    let other_name = CommandKind::RegisterModel {
+    let other_name = CommandKind::RegisterModel(Box::new(RegisterModel {
         digest: MODEL,
         name: "other 1".into(),
         role: ROLE,
         signature: Some(renamed),
-    };
+    }));
     assert_eq!(world.send(OPERATOR, other_name).code, ModelExists);
     world.accept(OPERATOR, register(signed(1)));
     world.accept(OPERATOR, promote(MODEL));
@@ -232,7 +232,7 @@ fn a_policy_lists_only_keys_that_can_sign() {
         ..genesis(policy())
     };
     let mut empty = World::empty();
-    let outcome = empty.send(OPERATOR, CommandKind::Genesis(opened));
+    let outcome = empty.send(OPERATOR, CommandKind::Genesis(Box::new(opened)));
     assert_eq!(outcome.code, BadModelKeys);
 }
 
@@ -321,12 +321,12 @@ fn command(ledger: &Ledger, step: &Step) -> (CommandKind, bool) {
                 }
             }
             let right = matches!(altered, Altered::Nothing);
-            let kind = CommandKind::RegisterModel {
+            let kind = CommandKind::RegisterModel(Box::new(RegisterModel {
                 digest,
                 name,
                 role,
                 signature,
-            };
+            }));
             (kind, right)
         }
     }
@@ -359,12 +359,13 @@ impl Plain {
                 self.require = policy.require_signed_models;
                 Accepted
             }
-            CommandKind::RegisterModel {
-                digest,
-                name,
-                role,
-                signature,
-            } => {
+            CommandKind::RegisterModel(model) => {
+                let RegisterModel {
+                    digest,
+                    name,
+                    role,
+                    signature,
+                } = &**model;
                 let signer = signature.map(|signature| signature.key);
                 match self.counts(&signer) {
                     ModelUnsigned if !self.require => {}

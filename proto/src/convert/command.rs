@@ -7,8 +7,8 @@ use super::{Refused, account, account_or_nobody, command_id, digest, frequent, t
 use super::{policy_from_wire, role_from_wire, spec_from_wire};
 use crate::code::Code;
 use crate::command::{
-    AgentKind, BodyHash, Command, CommandKind, Content, Decision, Exchange, Finding, Genesis, Leg,
-    Lineage, Mint, Revise, Traits, Verdict,
+    AgentKind, BatchCommitted, BatchSealed, BodyHash, Command, CommandKind, Content, Decision,
+    Exchange, Finding, Genesis, Leg, Lineage, Mint, RegisterModel, Revise, Traits, Verdict,
 };
 use crate::ids::{Account, CommandId, Digest};
 use crate::lineage::{lineage_hash, metadata_digest};
@@ -118,13 +118,13 @@ fn kind_from_wire(kind: v1::command::Kind) -> Result<CommandKind, Refused> {
     Ok(match kind {
         Kind::Genesis(wire) => {
             text(&wire.realm, limits::NAME_BYTES_MAX, "realm")?;
-            CommandKind::Genesis(Genesis {
+            CommandKind::Genesis(Box::new(Genesis {
                 realm: wire.realm,
                 operator: account(&wire.operator, "operator")?,
                 verifier: account(&wire.verifier, "verifier")?,
                 settler: account(&wire.settler, "settler")?,
                 policy: policy_from_wire(wire.policy)?,
-            })
+            }))
         }
         Kind::CreateCollection(wire) => {
             let spec = wire
@@ -134,7 +134,7 @@ fn kind_from_wire(kind: v1::command::Kind) -> Result<CommandKind, Refused> {
         }
         Kind::RevealSeed(wire) => CommandKind::RevealSeed {
             collection: wire.collection,
-            secret: digest(&wire.secret, "secret")?,
+            secret: Box::new(digest(&wire.secret, "secret")?),
         },
         Kind::Mint(wire) => mint_from_wire(wire)?,
         Kind::Revise(wire) => revise_from_wire(wire)?,
@@ -177,12 +177,12 @@ fn kind_from_wire(kind: v1::command::Kind) -> Result<CommandKind, Refused> {
         }
         Kind::RegisterModel(wire) => {
             text(&wire.name, limits::NAME_BYTES_MAX, "name")?;
-            CommandKind::RegisterModel {
+            CommandKind::RegisterModel(Box::new(RegisterModel {
                 digest: digest(&wire.digest, "digest")?,
                 role: role_from_wire(wire.role)?,
                 name: wire.name,
                 signature: signature_from_wire(&wire.key, &wire.signature)?,
-            }
+            }))
         }
         Kind::PromoteModel(wire) => CommandKind::PromoteModel {
             digest: digest(&wire.digest, "digest")?,
@@ -190,7 +190,7 @@ fn kind_from_wire(kind: v1::command::Kind) -> Result<CommandKind, Refused> {
         Kind::RetireModel(wire) => CommandKind::RetireModel {
             digest: digest(&wire.digest, "digest")?,
         },
-        Kind::SetPolicy(wire) => CommandKind::SetPolicy(policy_from_wire(wire.policy)?),
+        Kind::SetPolicy(wire) => CommandKind::SetPolicy(Box::new(policy_from_wire(wire.policy)?)),
         Kind::Freeze(wire) => {
             text(&wire.reason, limits::TEXT_BYTES_MAX, "reason")?;
             CommandKind::Freeze {
@@ -202,19 +202,19 @@ fn kind_from_wire(kind: v1::command::Kind) -> Result<CommandKind, Refused> {
         Kind::Pause(wire) => CommandKind::Pause {
             paused: wire.paused,
         },
-        Kind::BatchSealed(wire) => CommandKind::BatchSealed {
+        Kind::BatchSealed(wire) => CommandKind::BatchSealed(Box::new(BatchSealed {
             number: wire.number,
             root: digest(&wire.root, "root")?,
             payload: digest(&wire.payload, "payload")?,
             leaves: wire.leaves,
-        },
-        Kind::BatchCommitted(wire) => CommandKind::BatchCommitted {
+        })),
+        Kind::BatchCommitted(wire) => CommandKind::BatchCommitted(Box::new(BatchCommitted {
             number: wire.number,
             transaction: digest(&wire.transaction, "transaction")?,
             chain_block: wire.chain_block,
             gas_used: wire.gas_used,
             fee_wei: wei_from_wire(&wire.fee_wei)?,
-        },
+        })),
         Kind::BatchFinal(wire) => CommandKind::BatchFinal {
             number: wire.number,
         },
@@ -248,7 +248,7 @@ fn mint_from_wire(wire: v1::Mint) -> Result<CommandKind, Refused> {
         &wire.content,
         0,
     )?;
-    Ok(CommandKind::Mint(Mint {
+    Ok(CommandKind::Mint(Box::new(Mint {
         collection: wire.collection,
         owner: account_or_nobody(&wire.owner, "owner")?,
         metadata: metadata_digest(
@@ -260,7 +260,7 @@ fn mint_from_wire(wire: v1::Mint) -> Result<CommandKind, Refused> {
         content,
         traits,
         lineage,
-    }))
+    })))
 }
 
 fn revise_from_wire(wire: v1::Revise) -> Result<CommandKind, Refused> {
@@ -272,7 +272,7 @@ fn revise_from_wire(wire: v1::Revise) -> Result<CommandKind, Refused> {
         &wire.content,
         wire.version,
     )?;
-    Ok(CommandKind::Revise(Revise {
+    Ok(CommandKind::Revise(Box::new(Revise {
         asset: wire.asset,
         version: wire.version,
         collection: wire.collection,
@@ -285,7 +285,7 @@ fn revise_from_wire(wire: v1::Revise) -> Result<CommandKind, Refused> {
         content,
         traits,
         lineage,
-    }))
+    })))
 }
 
 /// What mint and revise share. Content bytes must have been taken out by now: they never reach the log.
@@ -351,32 +351,34 @@ fn exchange_from_wire(wire: &v1::Exchange) -> Result<CommandKind, Refused> {
             ),
         ));
     }
-    let legs = wire
-        .legs
-        .iter()
-        .map(|leg| {
-            let (from, to) = (account(&leg.from, "leg.from")?, account(&leg.to, "leg.to")?);
-            match (leg.asset, leg.amount) {
-                (0, amount) => Ok(Leg::Currency { from, to, amount }),
-                (asset, 0) => Ok(Leg::Asset {
-                    asset,
-                    version: leg.version,
-                    from,
-                    to,
-                }),
-                _ => Err(Refused::new(
+    // Of the very capacity, so that they become slices without being copied.
+    let mut legs = Vec::with_capacity(legs);
+    for leg in &wire.legs {
+        let (from, to) = (account(&leg.from, "leg.from")?, account(&leg.to, "leg.to")?);
+        legs.push(match (leg.asset, leg.amount) {
+            (0, amount) => Leg::Currency { from, to, amount },
+            (asset, 0) => Leg::Asset {
+                asset,
+                version: leg.version,
+                from,
+                to,
+            },
+            _ => {
+                return Err(Refused::new(
                     Code::BadExchange,
                     "a leg moves an asset or an amount, not both",
-                )),
+                ));
             }
-        })
-        .collect::<Result<_, Refused>>()?;
-    let consents = wire
-        .consents
-        .iter()
-        .map(|bytes| account(bytes, "consents"))
-        .collect::<Result<_, Refused>>()?;
-    Ok(CommandKind::Exchange(Exchange { legs, consents }))
+        });
+    }
+    let mut consents = Vec::with_capacity(wire.consents.len());
+    for bytes in &wire.consents {
+        consents.push(account(bytes, "consents")?);
+    }
+    Ok(CommandKind::Exchange(Exchange {
+        legs: legs.into(),
+        consents: consents.into(),
+    }))
 }
 
 fn verdict_from_wire(wire: &v1::Verdict) -> Result<CommandKind, Refused> {
@@ -428,14 +430,14 @@ fn verdict_from_wire(wire: &v1::Verdict) -> Result<CommandKind, Refused> {
             })
         })
         .collect::<Result<_, Refused>>()?;
-    Ok(CommandKind::Verdict(Verdict {
+    Ok(CommandKind::Verdict(Box::new(Verdict {
         asset: wire.asset,
         version: wire.version,
         policy_version: wire.policy_version,
         decision,
         corruption_ppm: wire.corruption_ppm,
         findings,
-    }))
+    })))
 }
 
 fn wei_from_wire(bytes: &[u8]) -> Result<u128, Refused> {

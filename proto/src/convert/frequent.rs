@@ -98,7 +98,10 @@ fn exchange(fields: &mut Fields<'_>) -> Option<Exchange> {
     }
     let most = limits::EXCHANGE_LEGS_MAX;
     let counts_fit = !legs.is_empty() && legs.len() <= most && consents.len() <= most;
-    counts_fit.then_some(Exchange { legs, consents })
+    counts_fit.then(|| Exchange {
+        legs: legs.into(),
+        consents: consents.into(),
+    })
 }
 
 /// The fields of a message, from the first to the last.

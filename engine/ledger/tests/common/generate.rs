@@ -34,19 +34,14 @@ pub fn lively_policy() -> Policy {
 
 /// The commands that open a realm in which every other command can be accepted.
 pub fn opening() -> Vec<(Account, CommandKind)> {
-    let mut commands = vec![(OPERATOR, CommandKind::Genesis(genesis(lively_policy())))];
+    let mut commands = vec![(
+        OPERATOR,
+        CommandKind::Genesis(Box::new(genesis(lively_policy()))),
+    )];
     for digest in [GENERATOR, RETIRED] {
         let name = "model".into();
         let role = ModelRole::Generator;
-        commands.push((
-            OPERATOR,
-            CommandKind::RegisterModel {
-                digest,
-                name,
-                role,
-                signature: None,
-            },
-        ));
+        commands.push((OPERATOR, register_model(digest, name, role)));
         commands.push((OPERATOR, CommandKind::PromoteModel { digest }));
     }
     let scarce = CollectionSpec {

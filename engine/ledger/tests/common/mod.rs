@@ -49,7 +49,7 @@ impl World {
     /// A realm that is open, with this policy.
     pub fn with_policy(policy: Policy) -> World {
         let mut world = World::empty();
-        world.accept(OPERATOR, CommandKind::Genesis(genesis(policy)));
+        world.accept(OPERATOR, CommandKind::Genesis(Box::new(genesis(policy))));
         world
     }
 
@@ -195,6 +195,15 @@ pub fn spec() -> CollectionSpec {
     }
 }
 
+pub fn register_model(digest: Digest, name: String, role: ModelRole) -> CommandKind {
+    CommandKind::RegisterModel(Box::new(RegisterModel {
+        digest,
+        name,
+        role,
+        signature: None,
+    }))
+}
+
 pub fn create(spec: CollectionSpec) -> CommandKind {
     CommandKind::CreateCollection(Box::new(spec))
 }
@@ -220,14 +229,14 @@ pub fn mint_of(
         size: 100,
     };
     let lineage = lineage(model, values, 0);
-    CommandKind::Mint(Mint {
+    CommandKind::Mint(Box::new(Mint {
         collection,
         owner,
         content,
         traits: Traits::new(values).unwrap(),
         metadata: metadata_digest(collection, &content.digest, values, &lineage.hash),
         lineage,
-    })
+    }))
 }
 
 pub fn mint(collection: CollectionId, owner: Account, values: &[u8]) -> CommandKind {
@@ -246,7 +255,7 @@ pub fn revise_of(
         size: 101,
     };
     let lineage = lineage(model, values, version);
-    CommandKind::Revise(Revise {
+    CommandKind::Revise(Box::new(Revise {
         asset,
         version,
         collection,
@@ -254,7 +263,7 @@ pub fn revise_of(
         traits: Traits::new(values).unwrap(),
         metadata: metadata_digest(collection, &content.digest, values, &lineage.hash),
         lineage,
-    })
+    }))
 }
 
 pub fn revise(asset: AssetId, version: u32, values: &[u8]) -> CommandKind {
@@ -262,7 +271,7 @@ pub fn revise(asset: AssetId, version: u32, values: &[u8]) -> CommandKind {
 }
 
 pub fn verdict(asset: AssetId, version: u32, decision: Decision) -> CommandKind {
-    CommandKind::Verdict(Verdict {
+    CommandKind::Verdict(Box::new(Verdict {
         asset,
         version,
         policy_version: 1,
@@ -273,7 +282,7 @@ pub fn verdict(asset: AssetId, version: u32, decision: Decision) -> CommandKind 
             code: 3,
             measure: 9,
         }],
-    })
+    }))
 }
 
 pub fn transfer(asset: AssetId, version: u32, to: Account) -> CommandKind {
@@ -306,7 +315,10 @@ pub fn pay(from: Account, to: Account, amount: u64) -> Leg {
 }
 
 pub fn exchange(legs: Vec<Leg>, consents: Vec<Account>) -> CommandKind {
-    CommandKind::Exchange(Exchange { legs, consents })
+    CommandKind::Exchange(Exchange {
+        legs: legs.into(),
+        consents: consents.into(),
+    })
 }
 
 pub fn freeze(asset: AssetId) -> CommandKind {
@@ -324,22 +336,22 @@ pub fn review(asset: AssetId, version: u32, accepted: bool) -> CommandKind {
 }
 
 pub fn sealed(number: u64, leaves: u32) -> CommandKind {
-    CommandKind::BatchSealed {
+    CommandKind::BatchSealed(Box::new(BatchSealed {
         number,
         root: [21; 32],
         payload: [22; 32],
         leaves,
-    }
+    }))
 }
 
 pub fn committed(number: u64) -> CommandKind {
-    CommandKind::BatchCommitted {
+    CommandKind::BatchCommitted(Box::new(BatchCommitted {
         number,
         transaction: [23; 32],
         chain_block: 17,
         gas_used: 80_000,
         fee_wei: 1 << 70,
-    }
+    }))
 }
 
 /// Assets of [`world`], by what they are. All but the last three belong to collection 1, and those that are owned to Bob.
@@ -370,15 +382,7 @@ pub fn world() -> World {
         (AUDITOR, ModelRole::Auditor),
     ] {
         let name = "model".into();
-        world.accept(
-            OPERATOR,
-            CommandKind::RegisterModel {
-                digest,
-                name,
-                role,
-                signature: None,
-            },
-        );
+        world.accept(OPERATOR, register_model(digest, name, role));
         if digest != REGISTERED {
             world.accept(OPERATOR, CommandKind::PromoteModel { digest });
         }

@@ -184,12 +184,12 @@ impl Reference {
         }
         let role = match &command.kind {
             CommandKind::Verdict(_) => Some(VERIFIER),
-            CommandKind::BatchSealed { .. }
-            | CommandKind::BatchCommitted { .. }
+            CommandKind::BatchSealed(_)
+            | CommandKind::BatchCommitted(_)
             | CommandKind::BatchFinal { .. } => Some(SETTLER),
             CommandKind::Deposit { .. }
             | CommandKind::ReviewDecision { .. }
-            | CommandKind::RegisterModel { .. }
+            | CommandKind::RegisterModel(_)
             | CommandKind::PromoteModel { .. }
             | CommandKind::Freeze { .. }
             | CommandKind::Unfreeze { .. }
@@ -220,8 +220,8 @@ impl Reference {
                 self.events += 1;
                 Ok(self.collections.len() as u64)
             }
-            CommandKind::RegisterModel { digest, .. } => {
-                self.models.insert(digest, false);
+            CommandKind::RegisterModel(model) => {
+                self.models.insert(model.digest, false);
                 self.events += 1;
                 Ok(0)
             }
@@ -230,8 +230,8 @@ impl Reference {
                 self.events += 1;
                 Ok(0)
             }
-            CommandKind::Mint(mint) => self.mint(actor, winner, mint),
-            CommandKind::Revise(revise) => self.revise(actor, winner, revise),
+            CommandKind::Mint(mint) => self.mint(actor, winner, *mint),
+            CommandKind::Revise(revise) => self.revise(actor, winner, *revise),
             CommandKind::Transfer { asset, version, to } => {
                 self.owned(asset, version, actor)?;
                 self.tradable(asset)?;
@@ -356,7 +356,8 @@ impl Reference {
                 self.paused = paused;
                 Ok(0)
             }
-            CommandKind::BatchSealed { number, leaves, .. } => {
+            CommandKind::BatchSealed(sealed) => {
+                let (number, leaves) = (sealed.number, sealed.leaves);
                 let next = self.batches.iter().position(|batch| !batch.sealed);
                 let batch = self.next_batch(next, number)?;
                 if batch.changes != leaves as usize {
@@ -365,7 +366,8 @@ impl Reference {
                 batch.sealed = true;
                 Ok(number)
             }
-            CommandKind::BatchCommitted { number, .. } => {
+            CommandKind::BatchCommitted(committed) => {
+                let number = committed.number;
                 let next = self.batches.iter().position(|batch| !batch.committed);
                 let batch = self.next_batch(next, number)?;
                 if !batch.sealed {
