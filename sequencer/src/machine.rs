@@ -27,8 +27,8 @@ pub trait Machine: Send + 'static {
 
     /// Applies one block: takes all of `commands` and pushes exactly one outcome for each, in order.
     ///
-    /// `commands[i]` has the sequence `context.header.first_sequence + i`. `outcomes` comes empty; both
-    /// vectors are used again for the next block.
+    /// `commands[i]` has the sequence `context.header.first_sequence + i`. `outcomes` comes empty, with room for them;
+    /// `commands` is used again for the next block.
     fn apply(
         &mut self,
         context: &BlockContext<'_>,

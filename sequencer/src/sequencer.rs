@@ -94,12 +94,14 @@ impl Shared {
         self.queued_commands.load(Ordering::SeqCst)
     }
 
-    pub(crate) fn leave_queue(&self, commands: usize, bytes: usize) {
+    pub(crate) fn leave_queue(&self, submissions: usize, commands: usize, bytes: usize) {
         self.queued_commands.fetch_sub(commands, Ordering::SeqCst);
         self.queued_bytes.fetch_sub(bytes, Ordering::SeqCst);
-        self.queued_submissions.fetch_sub(1, Ordering::SeqCst);
+        self.queued_submissions
+            .fetch_sub(submissions, Ordering::SeqCst);
     }
 
+    /// That appending and applying so many commands took so long.
     pub(crate) fn note_rate(&self, commands: usize, took: Duration) {
         let now_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX) / commands.max(1) as u64;
         let before_ns = self.command_ns.load(Ordering::Relaxed);
@@ -351,7 +353,7 @@ impl<M: Machine> SequencerHandle<M> {
             || queued_commands > config.queue_commands_max
             || queued_bytes > config.queue_bytes_max;
         if full {
-            shared.leave_queue(commands, bytes);
+            shared.leave_queue(1, commands, bytes);
             return Err((self.overloaded(), submission));
         }
         let (error, entry) = match sender.try_send(Entry {
@@ -364,7 +366,7 @@ impl<M: Machine> SequencerHandle<M> {
             Err(TrySendError::Full(entry)) => (self.overloaded(), entry),
             Err(TrySendError::Disconnected(entry)) => (self.refusal(), entry),
         };
-        shared.leave_queue(commands, bytes);
+        shared.leave_queue(1, commands, bytes);
         Err((error, entry.submission))
     }
 

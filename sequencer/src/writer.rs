@@ -15,7 +15,7 @@ use crate::log::{Log, LogError, Progress};
 use crate::machine::{BlockContext, Machine};
 use crate::releaser::{Pending, Releaser};
 use crate::sequencer::Shared;
-use crate::submission::{Ack, Answer, Reply, StageTimes, Submission, SubmitError};
+use crate::submission::{Ack, Answer, Prepared, Reply, StageTimes, Submission, SubmitError};
 
 /// What travels on the queue: commands, with the ingress positions that are consumed once they are in the log.
 pub(crate) struct Entry<M: Machine> {
@@ -34,7 +34,7 @@ pub(crate) enum Worked {
     Nothing,
 }
 
-/// A submission whose commands were moved into the block that is being built.
+/// A submission of the block that is being built, without its commands.
 struct Taken<O> {
     count: usize,
     ack: Ack,
@@ -67,8 +67,9 @@ pub(crate) struct Writer<M: Machine> {
     /// Did not fit into the block before.
     carried: Option<Entry<M>>,
     // Buffers of the block in work, used again for each.
-    drained: Vec<Entry<M>>,
     taken: Vec<Taken<M::Outcome>>,
+    /// The commands of each that was taken.
+    prepared: Vec<Vec<Prepared<M::Command>>>,
     commands: Vec<M::Command>,
     outcomes: Vec<M::Outcome>,
     at_once: VecDeque<Pending<M::Outcome>>,
@@ -102,8 +103,8 @@ impl<M: Machine> Writer<M> {
             header,
             encoded: EncodedBlock::new(),
             carried: None,
-            drained: Vec::new(),
             taken: Vec::new(),
+            prepared: Vec::new(),
             commands: Vec::new(),
             outcomes: Vec::new(),
             at_once: VecDeque::new(),
@@ -175,7 +176,6 @@ impl<M: Machine> Writer<M> {
 
     fn step(&mut self, first: Entry<M>, queue: &Receiver<Entry<M>>) {
         self.wait_for_room();
-        let drain_started = Instant::now();
         let count = self.drain(first, queue);
         let taken = Instant::now();
         if let Err(error) = self.append(count) {
@@ -193,10 +193,13 @@ impl<M: Machine> Writer<M> {
             hash: self.encoded.hash(),
             replay: false,
         };
+        // Exactly, because a block of one submission gives them away with its answer.
+        self.outcomes.reserve_exact(count);
         self.machine
             .apply(&context, &mut self.commands, &mut self.outcomes);
         let applied = Instant::now();
         self.shared.apply_times.record(applied - appended);
+        self.shared.note_rate(count, applied - taken);
         if self.outcomes.len() != count {
             let (first, given) = (self.header.first_sequence, self.outcomes.len());
             let reason = format!(
@@ -211,7 +214,6 @@ impl<M: Machine> Writer<M> {
             appended,
             applied,
         });
-        self.shared.note_rate(count, drain_started.elapsed());
     }
 
     /// Whether little enough is appended and not durable: what waits for a flush is bounded, too.
@@ -253,8 +255,10 @@ impl<M: Machine> Writer<M> {
         }
     }
 
-    /// Takes from the queue what is there and fits into one block; returns the count of commands.
+    /// Takes from the queue what is there and fits into one block; returns the count of commands. Taken apart before
+    /// anything can fail, so that every reply is in `taken` and gets its answer.
     fn drain(&mut self, first: Entry<M>, queue: &Receiver<Entry<M>>) -> usize {
+        self.header.ingress.clear();
         let mut next = Some(first);
         let (mut count, mut bytes, mut positions) = (0, 0, 0);
         while let Some(entry) = next.take() {
@@ -269,44 +273,35 @@ impl<M: Machine> Writer<M> {
             count += commands;
             bytes += entry.bytes;
             positions += entry.ingress.len();
-            self.shared.leave_queue(commands, entry.bytes);
-            self.drained.push(entry);
+            self.taken.push(Taken {
+                count: commands,
+                ack: entry.submission.ack,
+                reply: entry.submission.reply,
+                sequenced: entry.submission.sequenced,
+                submitted: entry.submitted,
+            });
+            self.prepared.push(entry.submission.commands);
+            for position in entry.ingress {
+                consume(&mut self.header.ingress, position);
+            }
             next = queue.try_recv().ok();
         }
+        self.shared.leave_queue(self.taken.len(), count, bytes);
         count
     }
 
     /// Stamps and appends one block of all that was drained.
     fn append(&mut self, count: usize) -> Result<(), LogError> {
-        self.header.ingress.clear();
-        for drained in &mut self.drained {
-            for position in drained.ingress.drain(..) {
-                consume(&mut self.header.ingress, position);
-            }
-        }
         self.stamp();
-        // Taken apart before anything can fail, so that every reply is in `taken` and gets its answer.
-        let mut begun = self.encoded.begin(&self.header, count);
-        for drained in self.drained.drain(..) {
-            let Submission {
-                commands,
-                ack,
-                reply,
-                sequenced,
-            } = drained.submission;
-            self.taken.push(Taken {
-                count: commands.len(),
-                ack,
-                reply,
-                sequenced,
-                submitted: drained.submitted,
-            });
-            for prepared in commands {
-                begun = begun.and_then(|()| self.encoded.push(&prepared.body));
+        self.encoded.begin(&self.header, count).map_err(halted)?;
+        self.commands.reserve(count);
+        for submission in self.prepared.drain(..) {
+            for prepared in submission {
+                self.encoded.push(&prepared.body).map_err(halted)?;
                 self.commands.push(prepared.command);
             }
         }
-        begun.and_then(|()| self.encoded.finish()).map_err(halted)?;
+        self.encoded.finish().map_err(halted)?;
         self.progress.refuse_if_poisoned()?;
         self.log.append(&self.encoded)?;
         let bytes = self.encoded.bytes().len();
@@ -335,12 +330,18 @@ impl<M: Machine> Writer<M> {
         // The next block continues this one, whatever a reply does.
         self.header.first_sequence = last_sequence + 1;
         self.header.parent = *self.encoded.hash();
+        // One submission's outcomes are its answer's as they are, unless their memory is from a larger block. Those of several
+        // are shared out.
+        let is_whole = self.taken.len() == 1 && self.outcomes.capacity() <= 2 * self.outcomes.len();
+        let mut whole = is_whole.then(|| std::mem::take(&mut self.outcomes));
         let mut outcomes = self.outcomes.drain(..);
         for taken in self.taken.drain(..) {
             let answer = Answer {
                 first_sequence,
                 time_ms,
-                outcomes: outcomes.by_ref().take(taken.count).collect(),
+                outcomes: whole
+                    .take()
+                    .unwrap_or_else(|| outcomes.by_ref().take(taken.count).collect()),
                 times: StageTimes {
                     submitted: taken.submitted,
                     taken: times.taken,
@@ -389,10 +390,6 @@ impl<M: Machine> Writer<M> {
                 cause: Arc::clone(&cause),
             }));
         };
-        for Entry { submission, .. } in self.drained.drain(..) {
-            submission.sequenced.into_iter().for_each(refuse);
-            refuse(submission.reply);
-        }
         // Left over when a reply panicked.
         for pending in self.at_once.drain(..) {
             refuse(pending.reply);
@@ -401,6 +398,7 @@ impl<M: Machine> Writer<M> {
             taken.sequenced.into_iter().for_each(refuse);
             refuse(taken.reply);
         }
+        self.prepared.clear();
         self.commands.clear();
         self.outcomes.clear();
     }
