@@ -1,7 +1,8 @@
 //! The order of a command's steps; the crate's description tells it in prose.
 
+use crate::realm::Realm;
 use crate::retries::{Entry, Seen};
-use crate::state::index::KeyHash;
+use crate::state::index::Vacancy;
 use crate::state::{Ledger, OutcomeCounts};
 use crate::{ACCOUNTS_MAX, OPEN_BATCHES_MAX};
 use karat_proto::command::{Command, CommandKind};
@@ -27,22 +28,30 @@ pub(crate) struct Step<'a> {
     pub(crate) command: CommandId,
     pub(crate) actor: Account,
     events: &'a mut Vec<Event>,
-    first_event: usize,
+    /// Number of the next event.
+    next_event: u16,
 }
 
 impl Step<'_> {
-    /// Adds an event. A command causes at most a few thousand (the largest is a tick that draws claims), so their numbers
-    /// fit in 16 bits.
+    /// Adds an event.
     #[inline]
     pub(crate) fn emit(&mut self, kind: EventKind) {
-        let index = self.events.len() - self.first_event;
-        debug_assert!(index <= usize::from(u16::MAX), "events of one command");
-        self.events.push(Event {
-            sequence: self.sequence,
-            index: index as u16,
-            time_ms: self.time_ms,
-            kind,
-        });
+        self.emit_made(|| kind);
+    }
+
+    /// Adds an event that is made in its place. One that is pushed is copied there twice: while room is made, it must be held
+    /// where it could be dropped.
+    #[inline(always)]
+    pub(crate) fn emit_made(&mut self, kind: impl FnOnce() -> EventKind) {
+        let (sequence, index, time_ms) = (self.sequence, self.next_event, self.time_ms);
+        // A command causes at most a few thousand (the largest is a tick that draws claims): they fit in 16 bits.
+        self.next_event = index.wrapping_add(1);
+        self.events.extend(std::iter::once_with(|| Event {
+            sequence,
+            index,
+            time_ms,
+            kind: kind(),
+        }));
     }
 
     /// This command, as the winner of what it changes.
@@ -128,21 +137,22 @@ impl Ledger {
             command: command.id,
             actor: command.actor,
             events,
-            first_event,
+            next_event: 0,
         };
 
-        let hash = KeyHash::of(&command.id.0);
-        let outcome = match self.retries.look_up(hash, &command.id, &command.body_hash) {
+        let outcome = match self.retries.look_up(&command.id, &command.body_hash) {
+            Seen::Never(vacancy) => self.apply_new(&mut step, vacancy, command),
             Seen::Before(first) => first,
             Seen::WithAnotherBody => outcome_of(&step, Err(Code::IdReused.into())),
-            Seen::Never => self.apply_new(&mut step, hash, command),
         };
 
         self.cut_full_batch(&mut step);
         if let Some(realm) = &self.realm {
             let window = realm.policy.retry_window_commands;
-            self.retries
-                .forget(self.applied_seq, self.settled_seq(), window);
+            if self.retries.is_past(self.applied_seq, window) {
+                let settled_seq = self.settled_seq();
+                self.retries.forget(self.applied_seq, settled_seq, window);
+            }
         }
         count(&mut self.outcomes, &outcome);
         let folded = self
@@ -155,7 +165,8 @@ impl Ledger {
     }
 
     /// A command whose id is not remembered.
-    fn apply_new(&mut self, step: &mut Step<'_>, hash: KeyHash, command: &Command) -> Outcome {
+    #[inline]
+    fn apply_new(&mut self, step: &mut Step<'_>, vacancy: Vacancy, command: &Command) -> Outcome {
         let class = self.class(command);
         let player = class == Class::Player;
         let full = match player {
@@ -163,19 +174,12 @@ impl Ledger {
             false => self.retries.is_reserve_full(),
         };
         if full {
-            // These repeat without harm and make room, so they are applied and not remembered.
-            let makes_room =
-                class == Class::Settler || matches!(command.kind, CommandKind::Tick { .. });
-            let result = match makes_room {
-                true => self.apply_checked(step, class, command),
-                false => Err(Code::RetryMemoryFull.into()),
-            };
-            return outcome_of(step, result);
+            return self.apply_when_full(step, class, command);
         }
         let result = self.apply_checked(step, class, command);
         let outcome = outcome_of(step, result);
         self.retries.remember(
-            hash,
+            vacancy,
             Entry {
                 sequence: outcome.sequence,
                 subject: outcome.subject,
@@ -188,29 +192,29 @@ impl Ledger {
         outcome
     }
 
+    /// A command for which the retry memory has no room.
+    #[cold]
+    fn apply_when_full(&mut self, step: &mut Step<'_>, class: Class, command: &Command) -> Outcome {
+        // These repeat without harm and make room, so they are applied and not remembered.
+        let makes_room =
+            class == Class::Settler || matches!(command.kind, CommandKind::Tick { .. });
+        let result = match makes_room {
+            true => self.apply_checked(step, class, command),
+            false => Err(Code::RetryMemoryFull.into()),
+        };
+        outcome_of(step, result)
+    }
+
     fn apply_checked(&mut self, step: &mut Step<'_>, class: Class, command: &Command) -> Applied {
-        let roles = match (&self.realm, class) {
-            (None, Class::Genesis) => None,
+        let allowed = match (&self.realm, class) {
+            (None, Class::Genesis) => Ok(()),
             (None, _) | (Some(_), Class::Genesis) => return Err(Code::BadGenesis.into()),
-            (Some(realm), _) => Some((realm.roles, realm.paused)),
+            (Some(realm), _) => may_act(realm, class, &command.actor),
         };
         if command.actor.is_nobody() {
             return Err(Code::NotAllowed.into());
         }
-        if let Some((roles, paused)) = roles {
-            let allowed = match class {
-                Class::Operator => command.actor == roles.operator,
-                Class::Verifier => command.actor == roles.verifier,
-                Class::Settler => command.actor == roles.settler,
-                Class::Player | Class::Genesis => true,
-            };
-            if !allowed {
-                return Err(Code::NotAllowed.into());
-            }
-            if paused && class == Class::Player {
-                return Err(Code::Paused.into());
-            }
-        }
+        allowed?;
         if self.accounts.len() >= ACCOUNTS_MAX && class != Class::Settler {
             return Err(Code::RealmFull.into());
         }
@@ -227,7 +231,7 @@ impl Ledger {
             CommandKind::Mint(mint) => self.mint(step, mint),
             CommandKind::Revise(revise) => self.revise(step, revise),
             CommandKind::Transfer { asset, version, to } => {
-                self.transfer(step, *asset, *version, *to)
+                self.transfer(step, *asset, *version, to)
             }
             CommandKind::Claim { asset, version } => self.claim(step, *asset, *version),
             CommandKind::Exchange(exchange) => self.exchange(step, exchange),
@@ -288,6 +292,26 @@ impl Ledger {
             | CommandKind::BatchCommitted(_)
             | CommandKind::BatchFinal { .. } => Class::Settler,
         }
+    }
+}
+
+/// Whether the actor has the role that the command is for, and players' commands are taken.
+#[inline]
+fn may_act(realm: &Realm, class: Class, actor: &Account) -> Result<(), Code> {
+    let role = match class {
+        Class::Player | Class::Genesis => {
+            return match realm.paused {
+                true => Err(Code::Paused),
+                false => Ok(()),
+            };
+        }
+        Class::Operator => &realm.roles.operator,
+        Class::Verifier => &realm.roles.verifier,
+        Class::Settler => &realm.roles.settler,
+    };
+    match actor == role {
+        true => Ok(()),
+        false => Err(Code::NotAllowed),
     }
 }
 

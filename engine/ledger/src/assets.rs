@@ -20,9 +20,10 @@
 //! its owner, and its leaf that ends it names nobody.
 
 use crate::apply::{Applied, Refusal, Step};
-use crate::state::Ledger;
+use crate::batches::Batches;
 use crate::state::accounts::NOBODY;
 use crate::state::asset::{Asset, is_ended};
+use crate::state::{Ledger, asset_at, collection_at};
 use karat_proto::command::{Mint, Revise};
 use karat_proto::event::{AssetState, EventKind, LeafKind, Made, TransferCause, Winner};
 use karat_proto::{Account, AssetId, Code, limits};
@@ -69,7 +70,7 @@ impl Ledger {
             collection.minted += 1;
             collection.count_values(&mint.traits, None);
         }
-        step.emit(EventKind::Minted {
+        step.emit_made(|| EventKind::Minted {
             asset: id,
             collection: mint.collection,
             owner: mint.owner,
@@ -131,7 +132,7 @@ impl Ledger {
         if let Some(collection) = self.collection_record_mut(revise.collection) {
             collection.count_values(&revise.traits, Some(&old_traits));
         }
-        step.emit(EventKind::Revised {
+        step.emit_made(|| EventKind::Revised {
             asset: id,
             version,
             made: Box::new(Made {
@@ -152,20 +153,27 @@ impl Ledger {
         step: &mut Step<'_>,
         id: AssetId,
         version: u32,
-        to: Account,
+        to: &Account,
     ) -> Applied {
-        let asset = self.owned_asset(id, version, step.actor)?;
+        let asset = self.owned_asset(id, version, &step.actor)?;
         self.check_tradable(id, asset)?;
-        if to.is_nobody() || to == step.actor {
+        if to.is_nobody() || *to == step.actor {
             return Err(Refusal::about(Code::BadReceiver, id));
         }
-        self.hand_over(step, id, to, TransferCause::Transfer, step.change());
+        let from = step.actor;
+        self.hand_over(
+            step,
+            id,
+            (&from, to),
+            TransferCause::Transfer,
+            step.change(),
+        );
         Ok(id)
     }
 
     /// Allowed before a verdict too: whoever owns an asset may throw it away.
     pub(crate) fn burn(&mut self, step: &mut Step<'_>, id: AssetId, version: u32) -> Applied {
-        self.owned_asset(id, version, step.actor)?;
+        self.owned_asset(id, version, &step.actor)?;
         let change = step.change();
         let Some(asset) = self.asset_record_mut(id) else {
             return Err(Refusal::about(Code::UnknownAsset, id));
@@ -176,7 +184,7 @@ impl Ledger {
         asset.owner_change = change;
         asset.last = change;
         self.count_state(Some(old_state), AssetState::Burned);
-        step.emit(EventKind::Burned { asset: id });
+        step.emit_made(|| EventKind::Burned { asset: id });
         self.end_settled_form(step, id);
         Ok(id)
     }
@@ -188,7 +196,7 @@ impl Ledger {
         version: u32,
         to: Account,
     ) -> Applied {
-        let asset = self.owned_asset(id, version, step.actor)?;
+        let asset = self.owned_asset(id, version, &step.actor)?;
         if asset.state != AssetState::Active {
             return Err(Refusal::about(Code::NotActive, id));
         }
@@ -284,10 +292,10 @@ impl Ledger {
         &self,
         id: AssetId,
         version: u32,
-        owner: Account,
+        owner: &Account,
     ) -> Result<&Asset, Refusal> {
         let asset = self.living_asset(id, version)?;
-        if self.accounts.account(asset.owner) != owner {
+        if !self.accounts.is_numbered(asset.owner, owner) {
             return Err(Refusal::lost_to(Code::NotOwner, id, asset.owner_winner()));
         }
         Ok(asset)
@@ -310,39 +318,34 @@ impl Ledger {
         }
     }
 
-    /// Gives an asset to its new owner; everything is checked. `winner` is the command that later losers are told.
-    #[inline]
+    /// Gives an asset from its owner to its new one; everything is checked. `winner` is the command that later losers are told.
     pub(crate) fn hand_over(
         &mut self,
         step: &mut Step<'_>,
         id: AssetId,
-        to: Account,
+        (from, to): (&Account, &Account),
         cause: TransferCause,
         winner: Winner,
     ) {
-        let receiver = self.accounts.intern(&to);
-        let change = step.change();
-        let Some(asset) = self.asset_record_mut(id) else {
+        let receiver = self.accounts.intern(to);
+        let Some(asset) = asset_at(&mut self.assets, id) else {
             return;
         };
-        let giver = std::mem::replace(&mut asset.owner, receiver);
+        asset.owner = receiver;
         asset.owner_change = winner;
-        asset.last = change;
-        let (version, state, collection) = (asset.version, asset.state, asset.collection);
-        let from = self.accounts.account(giver);
-        step.emit(EventKind::Transferred {
+        asset.last = step.change();
+        step.emit_made(|| EventKind::Transferred {
             asset: id,
-            version,
-            from,
-            to,
+            version: asset.version,
+            from: *from,
+            to: *to,
             cause,
         });
-        let settles = state == AssetState::Active
-            || self
-                .collection_record(collection)
+        let settles = asset.state == AssetState::Active
+            || collection_at(&self.collections, asset.collection)
                 .is_some_and(|collection| collection.spec.pending_rule.settle);
         if settles {
-            self.settlement_due(step, id, LeafKind::Held);
+            self.batches.settle(step, id, asset, to, LeafKind::Held);
         }
     }
 
@@ -357,26 +360,36 @@ impl Ledger {
     }
 
     /// An asset's settled form changed: says so, and counts it into the open batch, once a batch.
-    #[inline]
     pub(crate) fn settlement_due(&mut self, step: &mut Step<'_>, id: AssetId, kind: LeafKind) {
-        let Some(asset) = self.asset_record_mut(id) else {
+        let Some(asset) = asset_at(&mut self.assets, id) else {
             return;
         };
-        let before = std::mem::replace(&mut asset.settle_sequence, step.sequence);
-        let (collection, owner) = (asset.collection, asset.owner);
-        let (version, metadata) = (asset.version, asset.metadata);
         let owner = match kind {
             LeafKind::Burned => Account::NOBODY,
-            LeafKind::Held | LeafKind::Redeemed => self.accounts.account(owner),
+            LeafKind::Held | LeafKind::Redeemed => self.accounts.account(asset.owner),
         };
-        self.batches
-            .count_change(before, step.sequence, step.time_ms);
-        step.emit(EventKind::SettlementDue {
+        self.batches.settle(step, id, asset, &owner, kind);
+    }
+}
+
+impl Batches {
+    #[inline]
+    fn settle(
+        &mut self,
+        step: &mut Step<'_>,
+        id: AssetId,
+        asset: &mut Asset,
+        owner: &Account,
+        kind: LeafKind,
+    ) {
+        let before = std::mem::replace(&mut asset.settle_sequence, step.sequence);
+        self.count_change(before, step.sequence, step.time_ms);
+        step.emit_made(|| EventKind::SettlementDue {
             asset: id,
-            collection,
-            owner,
-            version,
-            metadata,
+            collection: asset.collection,
+            owner: *owner,
+            version: asset.version,
+            metadata: asset.metadata,
             kind,
         });
     }

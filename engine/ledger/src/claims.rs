@@ -129,7 +129,14 @@ impl Ledger {
         match collection.spec.claim_rule {
             ClaimRule::First => {
                 let winner = step.change();
-                self.hand_over(step, id, step.actor, TransferCause::Claim, winner);
+                let to = step.actor;
+                self.hand_over(
+                    step,
+                    id,
+                    (&Account::NOBODY, &to),
+                    TransferCause::Claim,
+                    winner,
+                );
             }
             ClaimRule::Draw { window_ms } => self.enter_draw(step, id, version, window_ms)?,
         }
@@ -171,9 +178,10 @@ impl Ledger {
                 command: step.change(),
             },
         );
-        step.emit(EventKind::ClaimEntered {
+        let account = step.actor;
+        step.emit_made(|| EventKind::ClaimEntered {
             asset: id,
-            account: step.actor,
+            account,
             closes_ms,
         });
         Ok(())
@@ -219,12 +227,13 @@ impl Ledger {
             });
         if let Some(winner) = winner {
             let to = self.accounts.account(winner.account);
-            self.hand_over(step, id, to, TransferCause::Claim, winner.command);
+            let parties = (&Account::NOBODY, &to);
+            self.hand_over(step, id, parties, TransferCause::Claim, winner.command);
         }
         let won = winner.map(|winner| winner.command);
         for claim in &window.claims {
             if Some(claim.command) != won {
-                step.emit(EventKind::ClaimLost {
+                step.emit_made(|| EventKind::ClaimLost {
                     asset: id,
                     account: self.accounts.account(claim.account),
                     command: claim.command.id,

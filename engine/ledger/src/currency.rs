@@ -27,10 +27,11 @@ impl Ledger {
             .filter(|total| amount > 0 && *total <= AMOUNT_MAX)
             .ok_or(Code::BadAmount)?;
         let number = self.accounts.intern(&account);
-        let balance = self.accounts.balance(number);
-        self.accounts.set_balance(number, balance + amount);
+        if let Some(balance) = self.accounts.balance_mut(number) {
+            *balance += amount;
+        }
         self.currency_total = total;
-        step.emit(EventKind::Deposited { account, amount });
+        step.emit_made(|| EventKind::Deposited { account, amount });
         Ok(0)
     }
 
@@ -62,7 +63,7 @@ impl Ledger {
             .ok_or(Code::InsufficientFunds)?;
         self.accounts.set_balance(number, balance);
         self.currency_total -= amount;
-        step.emit(EventKind::Withdrawn { account, amount });
+        step.emit_made(|| EventKind::Withdrawn { account, amount });
         Ok(0)
     }
 }

@@ -29,21 +29,28 @@ impl Ledger {
                 version,
                 from,
                 ..
-            } = *leg
+            } = leg
             {
-                let asset = self.owned_asset(id, version, from)?;
-                self.check_tradable(id, asset)?;
+                let asset = self.owned_asset(*id, *version, from)?;
+                self.check_tradable(*id, asset)?;
             }
         }
         self.check_currency(exchange)?;
 
         for leg in &exchange.legs {
-            match *leg {
-                Leg::Asset { asset, to, .. } => {
-                    self.hand_over(step, asset, to, TransferCause::Exchange, step.change());
+            match leg {
+                Leg::Asset {
+                    asset, from, to, ..
+                } => {
+                    let winner = step.change();
+                    self.hand_over(step, *asset, (from, to), TransferCause::Exchange, winner);
                 }
                 Leg::Currency { from, to, amount } => {
-                    step.emit(EventKind::CurrencyMoved { from, to, amount });
+                    step.emit_made(|| EventKind::CurrencyMoved {
+                        from: *from,
+                        to: *to,
+                        amount: *amount,
+                    });
                 }
             }
         }

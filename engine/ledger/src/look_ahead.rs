@@ -5,7 +5,6 @@
 //! block's commands at hand announces them, and they are fetched side by side. Nothing changes but time.
 
 use crate::state::Ledger;
-use crate::state::index::KeyHash;
 use karat_proto::command::{Command, CommandKind, Leg};
 use karat_proto::{Account, AssetId};
 
@@ -16,82 +15,99 @@ const NEAR: usize = 4;
 /// Legs of an exchange that are fetched; more would push each other out.
 const LEGS: usize = 8;
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Distance {
-    Far,
-    Near,
-}
+/// What can be fetched of one command: the parts of the state that it names.
+trait Fetch {
+    fn asset(ledger: &Ledger, id: AssetId);
+    fn account(ledger: &Ledger, account: &Account);
 
-impl Ledger {
-    /// Announces that `commands[next]` is about to be applied and those behind it soon after. Call it before each `apply` of
-    /// a block; leaving it out, or announcing commands that never come, costs time and nothing else.
     #[inline]
-    pub fn look_ahead(&self, commands: &[Command], next: usize) {
-        if let Some(command) = commands.get(next.saturating_add(FAR)) {
-            self.retries.prefetch(KeyHash::of(&command.id.0));
-            self.fetch_for(command, Distance::Far);
-        }
-        if let Some(command) = commands.get(next.saturating_add(NEAR)) {
-            self.fetch_for(command, Distance::Near);
-        }
-    }
-
-    fn fetch_for(&self, command: &Command, distance: Distance) {
+    fn command(ledger: &Ledger, command: &Command) {
         match &command.kind {
-            CommandKind::Mint(mint) => self.fetch_account(&mint.owner, distance),
+            CommandKind::Mint(mint) => Self::account(ledger, &mint.owner),
             CommandKind::Transfer { asset, to, .. } | CommandKind::Redeem { asset, to, .. } => {
-                self.fetch_asset(*asset, distance);
-                self.fetch_account(to, distance);
+                Self::asset(ledger, *asset);
+                Self::account(ledger, to);
             }
             CommandKind::Claim { asset, .. } => {
-                self.fetch_asset(*asset, distance);
-                self.fetch_account(&command.actor, distance);
+                Self::asset(ledger, *asset);
+                Self::account(ledger, &command.actor);
             }
-            CommandKind::Exchange(exchange) => {
-                for leg in exchange.legs.iter().take(LEGS) {
-                    match leg {
-                        Leg::Asset { asset, to, .. } => {
-                            self.fetch_asset(*asset, distance);
-                            self.fetch_account(to, distance);
-                        }
-                        Leg::Currency { from, to, .. } => {
-                            self.fetch_account(from, distance);
-                            self.fetch_account(to, distance);
-                        }
-                    }
-                }
-            }
-            CommandKind::Burn { asset, .. } => self.fetch_asset(*asset, distance),
-            CommandKind::Revise(revise) => self.fetch_asset(revise.asset, distance),
-            CommandKind::Verdict(verdict) => self.fetch_asset(verdict.asset, distance),
+            CommandKind::Exchange(exchange) => Self::legs(ledger, &exchange.legs),
+            CommandKind::Burn { asset, .. } => Self::asset(ledger, *asset),
+            CommandKind::Revise(revise) => Self::asset(ledger, revise.asset),
+            CommandKind::Verdict(verdict) => Self::asset(ledger, verdict.asset),
             CommandKind::Deposit { account, .. } | CommandKind::Withdraw { account, .. } => {
-                self.fetch_account(account, distance);
+                Self::account(ledger, account);
             }
             _ => {}
         }
     }
 
-    #[inline]
-    fn fetch_asset(&self, id: AssetId, distance: Distance) {
-        let Some(asset) = self.asset_record(id) else {
-            return;
-        };
-        match distance {
-            Distance::Far => {
-                // The part that most commands touch spans three cache lines at most.
-                prefetch(&asset.settle_sequence);
-                prefetch(&asset.owner);
-                prefetch(&asset.traits);
+    /// Apart from the others, which would pay for the loop's registers.
+    #[inline(never)]
+    fn legs(ledger: &Ledger, legs: &[Leg]) {
+        for leg in legs.iter().take(LEGS) {
+            match leg {
+                Leg::Asset { asset, to, .. } => {
+                    Self::asset(ledger, *asset);
+                    Self::account(ledger, to);
+                }
+                Leg::Currency { from, to, .. } => {
+                    Self::account(ledger, from);
+                    Self::account(ledger, to);
+                }
             }
-            Distance::Near => self.accounts.prefetch_record(asset.owner),
+        }
+    }
+}
+
+/// Slots and assets.
+struct Far;
+
+impl Fetch for Far {
+    #[inline(always)]
+    fn asset(ledger: &Ledger, id: AssetId) {
+        if let Some(asset) = ledger.asset_record(id) {
+            // The part that most commands touch ends with the metadata; it lies in two cache lines or in three.
+            prefetch(&asset.settle_sequence);
+            prefetch(&asset.owner);
+            prefetch(&asset.metadata[31]);
         }
     }
 
-    #[inline]
-    fn fetch_account(&self, account: &Account, distance: Distance) {
-        match distance {
-            Distance::Far => self.accounts.prefetch_slot(account),
-            Distance::Near => self.accounts.prefetch_found(account),
+    #[inline(always)]
+    fn account(ledger: &Ledger, account: &Account) {
+        ledger.accounts.prefetch_slot(account);
+    }
+}
+
+/// What slots and assets point at.
+struct Near;
+
+impl Fetch for Near {
+    #[inline(always)]
+    fn asset(ledger: &Ledger, id: AssetId) {
+        if let Some(asset) = ledger.asset_record(id) {
+            ledger.accounts.prefetch_record(asset.owner);
+        }
+    }
+
+    #[inline(always)]
+    fn account(ledger: &Ledger, account: &Account) {
+        ledger.accounts.prefetch_found(account);
+    }
+}
+
+impl Ledger {
+    /// Announces that `commands[next]` is about to be applied and those behind it soon after. Call it before each `apply` of
+    /// a block; leaving it out, or announcing commands that never come, costs time and nothing else.
+    pub fn look_ahead(&self, commands: &[Command], next: usize) {
+        if let Some(command) = commands.get(next.saturating_add(FAR)) {
+            self.retries.prefetch(&command.id);
+            Far::command(self, command);
+        }
+        if let Some(command) = commands.get(next.saturating_add(NEAR)) {
+            Near::command(self, command);
         }
     }
 }

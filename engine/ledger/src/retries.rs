@@ -5,10 +5,10 @@
 //! [`crate::Ledger::settled_seq`]). At most [`FORGOTTEN_A_COMMAND_MAX`] are forgotten after one command, so that a batch
 //! that settles millions of commands does not stop the realm for a second.
 //!
-//! An entry takes 56 bytes and its share of the index 16 to 32: about 80. The default window of 1,000,000 commands is 80 MB; a
-//! full memory of [`RETRY_ENTRIES_MAX`] is 1.3 GB.
+//! An entry takes 56 bytes and its share of the index 20 to 40: about 85. The default window of 1,000,000 commands is 90 MB; a
+//! full memory of [`RETRY_ENTRIES_MAX`] is 1.4 GB.
 
-use crate::state::index::{Index, KeyHash};
+use crate::state::index::{Index, KeyHash, Vacancy};
 use karat_proto::command::BodyHash;
 use karat_proto::event::{Outcome, Winner};
 use karat_proto::{Code, CommandId};
@@ -39,8 +39,8 @@ pub(crate) struct Entry {
 /// What the memory says about an id.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Seen {
-    /// Nothing: the command is new (or long settled).
-    Never,
+    /// Nothing: the command is new (or long settled). Its id may be put here.
+    Never(Vacancy),
     /// The same command was applied; this was its outcome.
     Before(Outcome),
     /// Another command was applied under the same id.
@@ -56,11 +56,18 @@ fn is_alive(number: u32, first: u32, length: u64) -> bool {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Retries {
-    /// Chunks in order; the first one's first `gone` entries are forgotten.
-    chunks: VecDeque<Vec<Entry>>,
+    /// Full chunks in order; the first entries of all, `gone` of them, are forgotten.
+    full: VecDeque<Vec<Entry>>,
+    /// The newest chunk.
+    filling: Vec<Entry>,
+    /// A chunk of which everything is forgotten, to be filled again: a realm that forgets as much as it remembers asks for no
+    /// memory.
+    spare: Vec<Entry>,
     gone: usize,
     /// Number of the oldest entry, counted since the realm began.
     first_number: u64,
+    /// Sequence of the oldest entry; means nothing while there is none.
+    oldest_sequence: u64,
     length: u64,
     index: Index,
     /// Winners that refusals named, in the order of the refusals' sequences. Few refusals name one, so entries do without.
@@ -72,9 +79,12 @@ pub(crate) struct Retries {
 impl Retries {
     pub(crate) fn new(entries_max: u64, entries_reserved: u64) -> Retries {
         Retries {
-            chunks: VecDeque::new(),
+            full: VecDeque::new(),
+            filling: Vec::new(),
+            spare: Vec::new(),
             gone: 0,
             first_number: 0,
+            oldest_sequence: 0,
             length: 0,
             index: Index::new(),
             winners: VecDeque::new(),
@@ -105,30 +115,54 @@ impl Retries {
     /// An entry by its number's low 32 bits; fewer than 2^32 are alive at a time.
     #[inline]
     fn entry(&self, low: u32) -> Option<&Entry> {
-        let place = low.wrapping_sub(self.first_number as u32) as usize + self.gone;
-        self.chunks.get(place / CHUNK)?.get(place % CHUNK)
+        self.entry_at(low.wrapping_sub(self.first_number as u32) as usize + self.gone)
     }
 
+    /// An entry by its place among those that lie here, forgotten ones included.
     #[inline]
-    pub(crate) fn prefetch(&self, hash: KeyHash) {
-        self.index.prefetch(hash);
-    }
-
-    #[inline]
-    pub(crate) fn look_up(&self, hash: KeyHash, id: &CommandId, body_hash: &BodyHash) -> Seen {
-        let found = self.index.find(hash, |number| {
-            self.entry(number).is_some_and(|entry| entry.id == *id)
-        });
-        let Some(entry) = found.and_then(|number| self.entry(number)) else {
-            return Seen::Never;
-        };
-        if entry.body_hash != *body_hash {
-            return Seen::WithAnotherBody;
+    fn entry_at(&self, place: usize) -> Option<&Entry> {
+        let (chunk, place) = (place / CHUNK, place % CHUNK);
+        match self.full.get(chunk) {
+            Some(chunk) => chunk.get(place),
+            None if chunk == self.full.len() => self.filling.get(place),
+            None => None,
         }
-        Seen::Before(Outcome {
-            replayed: true,
-            ..self.outcome(entry)
-        })
+    }
+
+    #[inline]
+    pub(crate) fn prefetch(&self, id: &CommandId) {
+        self.index.prefetch(KeyHash::of_id(id));
+    }
+
+    #[inline]
+    pub(crate) fn look_up(&self, id: &CommandId, body_hash: &BodyHash) -> Seen {
+        let (first, length) = (self.first_number as u32, self.length);
+        let found = self.index.find_or_vacancy(
+            KeyHash::of_id(id),
+            |number| self.is_of(number, id),
+            |number| is_alive(number, first, length),
+        );
+        match found {
+            Err(vacancy) => Seen::Never(vacancy),
+            Ok(number) => self.seen(number, body_hash),
+        }
+    }
+
+    /// Seldom asked: an id's slot and another one's differ in 31 bits of their hashes mostly.
+    #[cold]
+    fn is_of(&self, number: u32, id: &CommandId) -> bool {
+        self.entry(number).is_some_and(|entry| entry.id == *id)
+    }
+
+    #[cold]
+    fn seen(&self, number: u32, body_hash: &BodyHash) -> Seen {
+        match self.entry(number) {
+            Some(entry) if entry.body_hash == *body_hash => Seen::Before(Outcome {
+                replayed: true,
+                ..self.outcome(entry)
+            }),
+            _ => Seen::WithAnotherBody,
+        }
     }
 
     /// The first outcome of an entry's command.
@@ -151,38 +185,50 @@ impl Retries {
         self.winners.get(place).map(|(_, winner)| *winner)
     }
 
-    /// Remembers an outcome; its id must not be there.
+    /// Remembers an outcome, whose id was looked up and not found.
     #[inline]
-    pub(crate) fn remember(&mut self, hash: KeyHash, entry: Entry, winner: Option<Winner>) {
+    pub(crate) fn remember(&mut self, vacancy: Vacancy, entry: Entry, winner: Option<Winner>) {
         let number = (self.first_number + self.length) as u32;
         if let Some(winner) = winner {
             self.winners.push_back((entry.sequence, winner));
         }
-        match self.chunks.back_mut() {
-            Some(chunk) if chunk.len() < CHUNK => chunk.push(entry),
-            _ => {
-                let mut chunk = Vec::with_capacity(CHUNK);
-                chunk.push(entry);
-                self.chunks.push_back(chunk);
-            }
+        if self.length == 0 {
+            self.oldest_sequence = entry.sequence;
         }
+        if self.filling.len().is_multiple_of(CHUNK) {
+            self.begin_chunk();
+        }
+        self.filling.push(entry);
         let (first, length) = (self.first_number as u32, self.length);
         self.index
-            .insert(hash, number, |other| is_alive(other, first, length));
+            .fill(vacancy, number, |other| is_alive(other, first, length));
         self.length += 1;
     }
 
-    /// Forgets ids from the oldest on: settled ones that have more than `window` commands after them.
+    #[cold]
+    fn begin_chunk(&mut self) {
+        let mut chunk = std::mem::take(&mut self.spare);
+        chunk.clear();
+        chunk.reserve_exact(CHUNK);
+        let full = std::mem::replace(&mut self.filling, chunk);
+        if !full.is_empty() {
+            self.full.push_back(full);
+        }
+    }
+
+    /// Whether the oldest id has more than `window` commands after it: it is forgotten once it is settled.
     #[inline]
+    pub(crate) fn is_past(&self, applied_seq: u64, window: u64) -> bool {
+        self.length > 0 && applied_seq - self.oldest_sequence > window
+    }
+
+    /// Forgets ids from the oldest on: settled ones that have more than `window` commands after them.
     pub(crate) fn forget(&mut self, applied_seq: u64, settled_seq: u64, window: u64) {
         for _ in 0..FORGOTTEN_A_COMMAND_MAX {
-            let Some(entry) = self.chunks.front().and_then(|chunk| chunk.get(self.gone)) else {
-                return;
-            };
-            if entry.sequence > settled_seq || applied_seq - entry.sequence <= window {
+            let sequence = self.oldest_sequence;
+            if sequence > settled_seq || !self.is_past(applied_seq, window) {
                 return;
             }
-            let sequence = entry.sequence;
             while self.winners.front().is_some_and(|(of, _)| *of <= sequence) {
                 self.winners.pop_front();
             }
@@ -190,15 +236,28 @@ impl Retries {
             self.length -= 1;
             self.gone += 1;
             if self.gone == CHUNK {
-                self.chunks.pop_front();
+                // Only the newest chunk is left when no full one is, and then it is full itself.
+                self.spare = match self.full.pop_front() {
+                    Some(chunk) => chunk,
+                    None => std::mem::take(&mut self.filling),
+                };
                 self.gone = 0;
+            }
+            if let Some(oldest) = self.entry_at(self.gone) {
+                self.oldest_sequence = oldest.sequence;
             }
         }
     }
 
-    /// Puts an entry of a snapshot back; they come in their order.
-    pub(crate) fn restore(&mut self, entry: Entry) {
-        self.remember(KeyHash::of(&entry.id.0), entry, None);
+    /// Puts an entry of a snapshot back; they come in their order. False when its id is there.
+    pub(crate) fn restore(&mut self, entry: Entry) -> bool {
+        match self.look_up(&entry.id, &entry.body_hash) {
+            Seen::Never(vacancy) => {
+                self.remember(vacancy, entry, None);
+                true
+            }
+            Seen::Before(_) | Seen::WithAnotherBody => false,
+        }
     }
 
     /// Puts a winner of a snapshot back; they come in their order.
@@ -208,16 +267,14 @@ impl Retries {
 
     /// Entries from the oldest on.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Entry> {
-        self.chunks.iter().flatten().skip(self.gone)
+        let chunks = self.full.iter().chain([&self.filling]);
+        chunks.flatten().skip(self.gone)
     }
 
     /// Entries from the newest on.
     pub(crate) fn newest(&self) -> impl Iterator<Item = &Entry> {
-        let reversed = self
-            .chunks
-            .iter()
-            .rev()
-            .flat_map(|chunk| chunk.iter().rev());
+        let chunks = [&self.filling].into_iter().chain(self.full.iter().rev());
+        let reversed = chunks.flat_map(|chunk| chunk.iter().rev());
         reversed.take(self.length as usize)
     }
 

@@ -50,7 +50,7 @@ impl Ledger {
             asset.last = change;
         }
         self.count_state(Some(AssetState::Pending), state);
-        step.emit(EventKind::Verified {
+        step.emit_made(|| EventKind::Verified {
             asset: id,
             version: verdict.version,
             decision: verdict.decision,

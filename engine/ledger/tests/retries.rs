@@ -140,6 +140,62 @@ fn a_realm_with_nothing_to_settle_forgets_by_age_alone() {
 }
 
 #[test]
+fn ids_are_remembered_in_their_order_and_forgotten_from_the_oldest_on_over_many_chunks() {
+    const WINDOW: u64 = 5000;
+    let mut world = World::with_policy(Policy {
+        retry_window_commands: WINDOW,
+        ..policy()
+    });
+    let tick = CommandKind::Tick { base_fee_wei: 0 };
+    for _ in 0..5 * WINDOW {
+        assert_eq!(world.send_unchecked(OPERATOR, tick.clone()), Code::Accepted);
+    }
+    let told: Vec<u64> = world
+        .ledger
+        .newest_outcomes()
+        .map(|(_, _, outcome)| outcome.sequence)
+        .collect();
+    let last = world.ledger.applied_seq();
+    assert_eq!(told, (last - WINDOW..=last).rev().collect::<Vec<_>>());
+
+    let mut bytes = Vec::new();
+    world.ledger.write_snapshot(&mut bytes).unwrap();
+    let restored = Ledger::read_snapshot(&mut bytes.as_slice()).unwrap();
+    assert_eq!(restored.state_digest(), world.ledger.state_digest());
+    for ledger in [world.ledger.clone(), restored] {
+        let mut world = World {
+            ledger,
+            ..world.clone()
+        };
+        // Now the window begins one sequence later.
+        world.tick(world.time_ms);
+        // Ids are numbered as sequences are.
+        for (sequence, remembered) in [(last - WINDOW + 1, true), (last - WINDOW, false)] {
+            world.next_id = sequence;
+            let outcome = world.tick(world.time_ms);
+            assert_eq!(outcome.replayed, remembered, "{sequence} after {last}");
+        }
+    }
+}
+
+#[test]
+fn a_memory_that_empties_after_every_command_goes_on_remembering() {
+    let mut world = World::with_policy(Policy {
+        retry_window_commands: 0,
+        ..policy()
+    });
+    for _ in 0..10_000 {
+        world.send_unchecked(OPERATOR, CommandKind::Tick { base_fee_wei: 0 });
+        assert_eq!(world.ledger.counts().retry_entries, 1);
+        world.next_id -= 1;
+        let replayed = world.ledger.counts().replayed;
+        world.send_unchecked(OPERATOR, CommandKind::Tick { base_fee_wei: 0 });
+        assert_eq!(world.ledger.counts().replayed, replayed + 1);
+        assert_eq!(world.ledger.counts().retry_entries, 0);
+    }
+}
+
+#[test]
 fn a_full_memory_refuses_players_first_and_settlement_never() {
     let mut world = World::empty();
     world.ledger = Ledger::with_retry_memory(12, 4);

@@ -7,37 +7,37 @@ use karat_proto::{Account, CommandId, Digest};
 pub(crate) trait Put {
     fn put_bytes(&mut self, bytes: &[u8]);
 
-    #[inline]
+    #[inline(always)]
     fn put_u8(&mut self, value: u8) {
         self.put_bytes(&[value]);
     }
-    #[inline]
+    #[inline(always)]
     fn put_bool(&mut self, value: bool) {
         self.put_u8(u8::from(value));
     }
-    #[inline]
+    #[inline(always)]
     fn put_u16(&mut self, value: u16) {
         self.put_bytes(&value.to_le_bytes());
     }
-    #[inline]
+    #[inline(always)]
     fn put_u32(&mut self, value: u32) {
         self.put_bytes(&value.to_le_bytes());
     }
-    #[inline]
+    #[inline(always)]
     fn put_u64(&mut self, value: u64) {
         self.put_bytes(&value.to_le_bytes());
     }
-    #[inline]
+    #[inline(always)]
     fn put_u128(&mut self, value: u128) {
         self.put_bytes(&value.to_le_bytes());
     }
     /// A list's length. Every list that is written here is bounded far below 2^32.
-    #[inline]
+    #[inline(always)]
     fn put_length(&mut self, length: usize) {
         debug_assert!(length <= u32::MAX as usize);
         self.put_u32(length as u32);
     }
-    #[inline]
+    #[inline(always)]
     fn put_text(&mut self, text: &str) {
         self.put_length(text.len());
         self.put_bytes(text.as_bytes());
@@ -48,6 +48,35 @@ impl Put for Vec<u8> {
     #[inline]
     fn put_bytes(&mut self, bytes: &[u8]) {
         self.extend_from_slice(bytes);
+    }
+}
+
+/// A fixed number of bytes at the end of a buffer, written from the first one on; all must be.
+///
+/// Room is looked for once, and each value's place is known when this is compiled, as long as everything is inlined: values
+/// put one by one into a `Vec` cost twice as much.
+pub(crate) struct Row<'a, const LENGTH: usize> {
+    bytes: &'a mut [u8; LENGTH],
+    at: usize,
+}
+
+impl<'a, const LENGTH: usize> Row<'a, LENGTH> {
+    #[inline(always)]
+    pub(crate) fn append(out: &'a mut Vec<u8>) -> Row<'a, LENGTH> {
+        out.extend_from_slice(&[0; LENGTH]);
+        match out.last_chunk_mut() {
+            Some(bytes) => Row { bytes, at: 0 },
+            None => unreachable!("so many bytes were added"),
+        }
+    }
+}
+
+impl<const LENGTH: usize> Put for Row<'_, LENGTH> {
+    #[inline(always)]
+    fn put_bytes(&mut self, bytes: &[u8]) {
+        let end = self.at + bytes.len();
+        self.bytes[self.at..end].copy_from_slice(bytes);
+        self.at = end;
     }
 }
 

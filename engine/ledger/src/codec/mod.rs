@@ -6,7 +6,7 @@
 pub(crate) mod bytes;
 pub(crate) mod values;
 
-use bytes::{Put, Reader};
+use bytes::{Put, Reader, Row};
 use karat_proto::Code;
 use karat_proto::event::{Event, EventKind, Outcome, RealmOpened};
 use values::*;
@@ -50,12 +50,31 @@ pub enum CodecError {
 /// Appends an outcome's canonical bytes.
 #[inline]
 pub fn encode_outcome(outcome: &Outcome, out: &mut Vec<u8>) {
+    match &outcome.winner {
+        None => {
+            let row = &mut Row::<OUTCOME_BYTES>::append(out);
+            put_outcome(outcome, row);
+            row.put_bool(false);
+        }
+        Some(winner) => {
+            let row = &mut Row::<{ OUTCOME_BYTES + 24 }>::append(out);
+            put_outcome(outcome, row);
+            row.put_bool(true);
+            put_winner(winner, row);
+        }
+    }
+}
+
+/// Bytes of an outcome without a winner.
+const OUTCOME_BYTES: usize = 21;
+
+#[inline(always)]
+fn put_outcome(outcome: &Outcome, out: &mut impl Put) {
     out.put_u8(FORMAT);
     out.put_u64(outcome.sequence);
     out.put_u16(outcome.code as u16);
     out.put_bool(outcome.replayed);
     out.put_u64(outcome.subject);
-    put_optional_winner(outcome.winner.as_ref(), out);
 }
 
 /// Reads an outcome from the beginning of `bytes`; gives how many bytes it took as well.
@@ -86,12 +105,271 @@ fn check_format(reader: &mut Reader<'_>) -> Result<(), CodecError> {
 }
 
 /// Appends an event's canonical bytes.
+///
+/// What trades, claims, mints and verdicts cause goes in rows: the digest takes all of them.
 pub fn encode_event(event: &Event, out: &mut Vec<u8>) {
+    match &event.kind {
+        EventKind::RealmOpened { opened } => {
+            put_head(event, 1, out);
+            out.put_text(&opened.realm);
+            out.put_bytes(&opened.operator.0);
+            out.put_bytes(&opened.verifier.0);
+            out.put_bytes(&opened.settler.0);
+        }
+        EventKind::CollectionCreated {
+            collection,
+            creator,
+            spec,
+        } => {
+            put_head(event, 2, out);
+            out.put_u32(*collection);
+            out.put_bytes(&creator.0);
+            put_spec(spec, out);
+        }
+        EventKind::SeedRevealed { collection, secret } => {
+            put_head(event, 3, out);
+            out.put_u32(*collection);
+            out.put_bytes(secret);
+        }
+        EventKind::Minted {
+            asset,
+            collection,
+            owner,
+            made,
+        } => {
+            let row = &mut Row::<{ HEAD_BYTES + 32 }>::append(out);
+            row_head(event, 4, row);
+            row.put_u64(*asset);
+            row.put_u32(*collection);
+            row.put_bytes(&owner.0);
+            put_made(made, out);
+        }
+        EventKind::Revised {
+            asset,
+            version,
+            made,
+        } => {
+            put_head(event, 5, out);
+            out.put_u64(*asset);
+            out.put_u32(*version);
+            put_made(made, out);
+        }
+        EventKind::Transferred {
+            asset,
+            version,
+            from,
+            to,
+            cause,
+        } => {
+            let row = &mut Row::<{ HEAD_BYTES + 53 }>::append(out);
+            row_head(event, 6, row);
+            row.put_u64(*asset);
+            row.put_u32(*version);
+            row.put_bytes(&from.0);
+            row.put_bytes(&to.0);
+            put_cause(*cause, row);
+        }
+        EventKind::ClaimEntered {
+            asset,
+            account,
+            closes_ms,
+        } => {
+            let row = &mut Row::<{ HEAD_BYTES + 36 }>::append(out);
+            row_head(event, 7, row);
+            row.put_u64(*asset);
+            row.put_bytes(&account.0);
+            row.put_u64(*closes_ms);
+        }
+        EventKind::ClaimLost {
+            asset,
+            account,
+            command,
+            winner,
+        } => {
+            put_head(event, 8, out);
+            out.put_u64(*asset);
+            out.put_bytes(&account.0);
+            out.put_bytes(&command.0);
+            put_optional_winner(winner.as_ref(), out);
+        }
+        EventKind::CurrencyMoved { from, to, amount } => {
+            let row = &mut Row::<{ HEAD_BYTES + 48 }>::append(out);
+            row_head(event, 9, row);
+            row.put_bytes(&from.0);
+            row.put_bytes(&to.0);
+            row.put_u64(*amount);
+        }
+        EventKind::Deposited { account, amount } => {
+            let row = &mut Row::<{ HEAD_BYTES + 28 }>::append(out);
+            row_head(event, 10, row);
+            row.put_bytes(&account.0);
+            row.put_u64(*amount);
+        }
+        EventKind::Withdrawn { account, amount } => {
+            let row = &mut Row::<{ HEAD_BYTES + 28 }>::append(out);
+            row_head(event, 11, row);
+            row.put_bytes(&account.0);
+            row.put_u64(*amount);
+        }
+        EventKind::Burned { asset } => {
+            let row = &mut Row::<{ HEAD_BYTES + 8 }>::append(out);
+            row_head(event, 12, row);
+            row.put_u64(*asset);
+        }
+        EventKind::Redeemed { asset, to } => {
+            put_head(event, 13, out);
+            out.put_u64(*asset);
+            out.put_bytes(&to.0);
+        }
+        EventKind::Verified {
+            asset,
+            version,
+            decision,
+            corruption_ppm,
+            findings,
+            state,
+        } => {
+            let row = &mut Row::<{ HEAD_BYTES + 17 }>::append(out);
+            row_head(event, 14, row);
+            row.put_u64(*asset);
+            row.put_u32(*version);
+            put_decision(*decision, row);
+            row.put_u32(*corruption_ppm);
+            put_findings(findings, out);
+            put_state(*state, out);
+        }
+        EventKind::Reviewed {
+            asset,
+            version,
+            accepted,
+            reviewer,
+            reason,
+        } => {
+            put_head(event, 15, out);
+            out.put_u64(*asset);
+            out.put_u32(*version);
+            out.put_bool(*accepted);
+            out.put_bytes(&reviewer.0);
+            out.put_text(reason);
+        }
+        EventKind::Frozen { asset, reason } => {
+            put_head(event, 16, out);
+            out.put_u64(*asset);
+            out.put_text(reason);
+        }
+        EventKind::Unfrozen { asset, state } => {
+            put_head(event, 17, out);
+            out.put_u64(*asset);
+            put_state(*state, out);
+        }
+        EventKind::ModelRegistered { digest, name, role } => {
+            put_head(event, 18, out);
+            out.put_bytes(digest);
+            out.put_text(name);
+            put_role(*role, out);
+        }
+        EventKind::ModelSigned { digest, key } => {
+            put_head(event, 28, out);
+            out.put_bytes(digest);
+            out.put_bytes(key);
+        }
+        EventKind::ModelPromoted { digest } => {
+            put_head(event, 19, out);
+            out.put_bytes(digest);
+        }
+        EventKind::ModelRetired { digest } => {
+            put_head(event, 20, out);
+            out.put_bytes(digest);
+        }
+        EventKind::PolicySet { policy } => {
+            put_head(event, 21, out);
+            put_policy(policy, out);
+        }
+        EventKind::Paused { paused } => {
+            put_head(event, 22, out);
+            out.put_bool(*paused);
+        }
+        EventKind::SettlementDue {
+            asset,
+            collection,
+            owner,
+            version,
+            metadata,
+            kind,
+        } => {
+            let row = &mut Row::<{ HEAD_BYTES + 69 }>::append(out);
+            row_head(event, 23, row);
+            row.put_u64(*asset);
+            row.put_u32(*collection);
+            row.put_bytes(&owner.0);
+            row.put_u32(*version);
+            row.put_bytes(metadata);
+            put_leaf_kind(*kind, row);
+        }
+        EventKind::BatchCut {
+            number,
+            first_sequence,
+            last_sequence,
+            changes,
+        } => {
+            put_head(event, 24, out);
+            out.put_u64(*number);
+            out.put_u64(*first_sequence);
+            out.put_u64(*last_sequence);
+            out.put_u32(*changes);
+        }
+        EventKind::BatchSealed {
+            number,
+            root,
+            payload,
+            leaves,
+        } => {
+            put_head(event, 25, out);
+            out.put_u64(*number);
+            out.put_bytes(root);
+            out.put_bytes(payload);
+            out.put_u32(*leaves);
+        }
+        EventKind::BatchCommitted {
+            number,
+            transaction,
+            chain_block,
+            gas_used,
+            fee_wei,
+        } => {
+            put_head(event, 26, out);
+            out.put_u64(*number);
+            out.put_bytes(transaction);
+            out.put_u64(*chain_block);
+            out.put_u64(*gas_used);
+            out.put_u128(*fee_wei);
+        }
+        EventKind::BatchFinal {
+            number,
+            settled_seq,
+        } => {
+            put_head(event, 27, out);
+            out.put_u64(*number);
+            out.put_u64(*settled_seq);
+        }
+    }
+}
+
+/// Bytes before what an event's kind says.
+const HEAD_BYTES: usize = 20;
+
+#[inline(always)]
+fn row_head(event: &Event, kind: u8, out: &mut impl Put) {
     out.put_u8(FORMAT);
     out.put_u64(event.sequence);
     out.put_u16(event.index);
     out.put_u64(event.time_ms);
-    encode_kind(&event.kind, out);
+    out.put_u8(kind);
+}
+
+fn put_head(event: &Event, kind: u8, out: &mut Vec<u8>) {
+    let row = &mut Row::<HEAD_BYTES>::append(out);
+    row_head(event, kind, row);
 }
 
 /// Reads an event from the beginning of `bytes`; gives how many bytes it took as well.
@@ -108,245 +386,6 @@ pub fn decode_event(bytes: &[u8]) -> Result<(Event, usize), CodecError> {
         kind: decode_kind(&mut reader)?,
     };
     Ok((event, reader.used()))
-}
-
-fn encode_kind(kind: &EventKind, out: &mut Vec<u8>) {
-    match kind {
-        EventKind::RealmOpened { opened } => {
-            out.put_u8(1);
-            out.put_text(&opened.realm);
-            out.put_bytes(&opened.operator.0);
-            out.put_bytes(&opened.verifier.0);
-            out.put_bytes(&opened.settler.0);
-        }
-        EventKind::CollectionCreated {
-            collection,
-            creator,
-            spec,
-        } => {
-            out.put_u8(2);
-            out.put_u32(*collection);
-            out.put_bytes(&creator.0);
-            put_spec(spec, out);
-        }
-        EventKind::SeedRevealed { collection, secret } => {
-            out.put_u8(3);
-            out.put_u32(*collection);
-            out.put_bytes(secret);
-        }
-        EventKind::Minted {
-            asset,
-            collection,
-            owner,
-            made,
-        } => {
-            out.put_u8(4);
-            out.put_u64(*asset);
-            out.put_u32(*collection);
-            out.put_bytes(&owner.0);
-            put_made(made, out);
-        }
-        EventKind::Revised {
-            asset,
-            version,
-            made,
-        } => {
-            out.put_u8(5);
-            out.put_u64(*asset);
-            out.put_u32(*version);
-            put_made(made, out);
-        }
-        EventKind::Transferred {
-            asset,
-            version,
-            from,
-            to,
-            cause,
-        } => {
-            out.put_u8(6);
-            out.put_u64(*asset);
-            out.put_u32(*version);
-            out.put_bytes(&from.0);
-            out.put_bytes(&to.0);
-            put_cause(*cause, out);
-        }
-        EventKind::ClaimEntered {
-            asset,
-            account,
-            closes_ms,
-        } => {
-            out.put_u8(7);
-            out.put_u64(*asset);
-            out.put_bytes(&account.0);
-            out.put_u64(*closes_ms);
-        }
-        EventKind::ClaimLost {
-            asset,
-            account,
-            command,
-            winner,
-        } => {
-            out.put_u8(8);
-            out.put_u64(*asset);
-            out.put_bytes(&account.0);
-            out.put_bytes(&command.0);
-            put_optional_winner(winner.as_ref(), out);
-        }
-        EventKind::CurrencyMoved { from, to, amount } => {
-            out.put_u8(9);
-            out.put_bytes(&from.0);
-            out.put_bytes(&to.0);
-            out.put_u64(*amount);
-        }
-        EventKind::Deposited { account, amount } => {
-            out.put_u8(10);
-            out.put_bytes(&account.0);
-            out.put_u64(*amount);
-        }
-        EventKind::Withdrawn { account, amount } => {
-            out.put_u8(11);
-            out.put_bytes(&account.0);
-            out.put_u64(*amount);
-        }
-        EventKind::Burned { asset } => {
-            out.put_u8(12);
-            out.put_u64(*asset);
-        }
-        EventKind::Redeemed { asset, to } => {
-            out.put_u8(13);
-            out.put_u64(*asset);
-            out.put_bytes(&to.0);
-        }
-        EventKind::Verified {
-            asset,
-            version,
-            decision,
-            corruption_ppm,
-            findings,
-            state,
-        } => {
-            out.put_u8(14);
-            out.put_u64(*asset);
-            out.put_u32(*version);
-            put_decision(*decision, out);
-            out.put_u32(*corruption_ppm);
-            put_findings(findings, out);
-            put_state(*state, out);
-        }
-        EventKind::Reviewed {
-            asset,
-            version,
-            accepted,
-            reviewer,
-            reason,
-        } => {
-            out.put_u8(15);
-            out.put_u64(*asset);
-            out.put_u32(*version);
-            out.put_bool(*accepted);
-            out.put_bytes(&reviewer.0);
-            out.put_text(reason);
-        }
-        EventKind::Frozen { asset, reason } => {
-            out.put_u8(16);
-            out.put_u64(*asset);
-            out.put_text(reason);
-        }
-        EventKind::Unfrozen { asset, state } => {
-            out.put_u8(17);
-            out.put_u64(*asset);
-            put_state(*state, out);
-        }
-        EventKind::ModelRegistered { digest, name, role } => {
-            out.put_u8(18);
-            out.put_bytes(digest);
-            out.put_text(name);
-            put_role(*role, out);
-        }
-        EventKind::ModelSigned { digest, key } => {
-            out.put_u8(28);
-            out.put_bytes(digest);
-            out.put_bytes(key);
-        }
-        EventKind::ModelPromoted { digest } => {
-            out.put_u8(19);
-            out.put_bytes(digest);
-        }
-        EventKind::ModelRetired { digest } => {
-            out.put_u8(20);
-            out.put_bytes(digest);
-        }
-        EventKind::PolicySet { policy } => {
-            out.put_u8(21);
-            put_policy(policy, out);
-        }
-        EventKind::Paused { paused } => {
-            out.put_u8(22);
-            out.put_bool(*paused);
-        }
-        EventKind::SettlementDue {
-            asset,
-            collection,
-            owner,
-            version,
-            metadata,
-            kind,
-        } => {
-            out.put_u8(23);
-            out.put_u64(*asset);
-            out.put_u32(*collection);
-            out.put_bytes(&owner.0);
-            out.put_u32(*version);
-            out.put_bytes(metadata);
-            put_leaf_kind(*kind, out);
-        }
-        EventKind::BatchCut {
-            number,
-            first_sequence,
-            last_sequence,
-            changes,
-        } => {
-            out.put_u8(24);
-            out.put_u64(*number);
-            out.put_u64(*first_sequence);
-            out.put_u64(*last_sequence);
-            out.put_u32(*changes);
-        }
-        EventKind::BatchSealed {
-            number,
-            root,
-            payload,
-            leaves,
-        } => {
-            out.put_u8(25);
-            out.put_u64(*number);
-            out.put_bytes(root);
-            out.put_bytes(payload);
-            out.put_u32(*leaves);
-        }
-        EventKind::BatchCommitted {
-            number,
-            transaction,
-            chain_block,
-            gas_used,
-            fee_wei,
-        } => {
-            out.put_u8(26);
-            out.put_u64(*number);
-            out.put_bytes(transaction);
-            out.put_u64(*chain_block);
-            out.put_u64(*gas_used);
-            out.put_u128(*fee_wei);
-        }
-        EventKind::BatchFinal {
-            number,
-            settled_seq,
-        } => {
-            out.put_u8(27);
-            out.put_u64(*number);
-            out.put_u64(*settled_seq);
-        }
-    }
 }
 
 fn decode_kind(reader: &mut Reader<'_>) -> Result<EventKind, CodecError> {

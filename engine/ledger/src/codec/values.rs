@@ -1,7 +1,7 @@
 //! Canonical bytes of the parts that events and snapshots share.
 
 use super::CodecError;
-use super::bytes::{Put, Reader};
+use super::bytes::{Put, Reader, Row};
 use karat_proto::command::{
     AgentKind, ClaimRule, CollectionSpec, Content, Decision, Exclusion, Finding, Lineage,
     ModelRole, PendingRule, Policy, TraitSpec, Traits, ValueCap,
@@ -13,7 +13,7 @@ use karat_proto::limits;
 macro_rules! numbered {
     ($type:ident, $what:literal, $put:ident, $read:ident, { $($variant:ident = $number:literal),* $(,)? }) => {
         #[inline]
-        pub(crate) fn $put(value: $type, out: &mut Vec<u8>) {
+        pub(crate) fn $put(value: $type, out: &mut impl Put) {
             out.put_u8(match value {
                 $($type::$variant => $number,)*
             });
@@ -48,7 +48,7 @@ numbered!(ModelRole, "model role", put_role, role, {
 });
 
 #[inline]
-pub(crate) fn put_winner(winner: &Winner, out: &mut Vec<u8>) {
+pub(crate) fn put_winner(winner: &Winner, out: &mut impl Put) {
     out.put_bytes(&winner.id.0);
     out.put_u64(winner.sequence);
 }
@@ -61,7 +61,7 @@ pub(crate) fn winner(reader: &mut Reader<'_>) -> Result<Winner, CodecError> {
 }
 
 #[inline]
-pub(crate) fn put_optional_winner(winner: Option<&Winner>, out: &mut Vec<u8>) {
+pub(crate) fn put_optional_winner(winner: Option<&Winner>, out: &mut impl Put) {
     out.put_bool(winner.is_some());
     if let Some(winner) = winner {
         put_winner(winner, out);
@@ -76,7 +76,7 @@ pub(crate) fn optional_winner(reader: &mut Reader<'_>) -> Result<Option<Winner>,
 }
 
 #[inline]
-pub(crate) fn put_content(content: &Content, out: &mut Vec<u8>) {
+pub(crate) fn put_content(content: &Content, out: &mut impl Put) {
     out.put_bytes(&content.digest);
     out.put_u32(content.size);
 }
@@ -101,14 +101,6 @@ pub(crate) fn traits(reader: &mut Reader<'_>) -> Result<Traits, CodecError> {
     Traits::new(values).ok_or_else(|| reader.unknown("number of traits", length.into()))
 }
 
-#[inline]
-pub(crate) fn put_lineage(lineage: &Lineage, out: &mut Vec<u8>) {
-    out.put_bytes(&lineage.model);
-    out.put_text(&lineage.variant);
-    out.put_bytes(&lineage.seed);
-    out.put_bytes(&lineage.hash);
-}
-
 pub(crate) fn lineage(reader: &mut Reader<'_>) -> Result<Lineage, CodecError> {
     Ok(Lineage {
         model: reader.digest()?,
@@ -119,10 +111,15 @@ pub(crate) fn lineage(reader: &mut Reader<'_>) -> Result<Lineage, CodecError> {
 }
 
 pub(crate) fn put_made(made: &Made, out: &mut Vec<u8>) {
-    put_content(&made.content, out);
+    let row = &mut Row::<36>::append(out);
+    put_content(&made.content, row);
     put_traits(&made.traits, out);
-    put_lineage(&made.lineage, out);
-    out.put_bytes(&made.metadata);
+    out.put_bytes(&made.lineage.model);
+    out.put_text(&made.lineage.variant);
+    let row = &mut Row::<96>::append(out);
+    row.put_bytes(&made.lineage.seed);
+    row.put_bytes(&made.lineage.hash);
+    row.put_bytes(&made.metadata);
 }
 
 pub(crate) fn made(reader: &mut Reader<'_>) -> Result<Made, CodecError> {

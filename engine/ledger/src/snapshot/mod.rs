@@ -16,6 +16,7 @@ use crate::codec::CodecError;
 use crate::codec::bytes::{Put, Reader};
 use crate::codec::values::*;
 use crate::collections::Collection;
+use crate::digest::RollingDigest;
 use crate::models::{Model, ModelState};
 use crate::realm::{Realm, Roles};
 use crate::retries::{Entry, Retries};
@@ -144,7 +145,7 @@ impl Ledger {
             out.put_u64(*sequence);
             put_winner(winner, out);
         }
-        for piece in self.digest.buffer.chunks(frames::PIECE_BYTES) {
+        for piece in self.digest.gathered().chunks(frames::PIECE_BYTES) {
             frames.record()?.put_bytes(piece);
         }
         frames.end()
@@ -175,7 +176,7 @@ impl Ledger {
         out.put_u64(self.outcomes.accepted);
         out.put_u64(self.outcomes.refused);
         out.put_u64(self.outcomes.replayed);
-        out.put_bytes(&self.digest.folded);
+        out.put_bytes(self.digest.folded());
         out.put_bool(self.realm.is_some());
         if let Some(realm) = &self.realm {
             out.put_text(&realm.name);
@@ -206,7 +207,7 @@ impl Ledger {
             self.batches.kept.len(),
             self.retries.len() as usize,
             self.retries.winners().len(),
-            self.digest.buffer.len(),
+            self.digest.gathered().len(),
         ] {
             out.put_u64(count as u64);
         }
@@ -276,7 +277,9 @@ fn read_ledger(frames: &mut FrameReader<'_>) -> Result<Ledger, SnapshotError> {
         if entry.sequence > ledger.applied_seq {
             return Err(damaged("a remembered id is from the future"));
         }
-        ledger.retries.restore(entry);
+        if !ledger.retries.restore(entry) {
+            return Err(damaged("an id is remembered in it twice"));
+        }
     }
     for _ in 0..winners {
         let (sequence, winner) = frames.read(|reader| Ok((reader.u64()?, winner(reader)?)))?;
@@ -286,7 +289,7 @@ fn read_ledger(frames: &mut FrameReader<'_>) -> Result<Ledger, SnapshotError> {
     while left > 0 {
         let length = left.min(frames::PIECE_BYTES);
         let piece = frames.read(|reader| Ok(reader.bytes(length)?.to_vec()))?;
-        ledger.digest.buffer.extend_from_slice(&piece);
+        ledger.digest.gather(&piece);
         left -= length;
     }
     Ok(ledger)
@@ -304,7 +307,7 @@ fn read_head(
         refused: reader.u64()?,
         replayed: reader.u64()?,
     };
-    ledger.digest.folded = reader.digest()?;
+    ledger.digest = RollingDigest::folded_to(&reader.digest()?);
     if reader.bool()? {
         ledger.realm = Some(Realm {
             name: reader.text()?,

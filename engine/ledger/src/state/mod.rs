@@ -91,13 +91,12 @@ impl Ledger {
 
     #[inline]
     pub(crate) fn asset_record_mut(&mut self, id: AssetId) -> Option<&mut Asset> {
-        let place = usize::try_from(id.checked_sub(1)?).ok()?;
-        self.assets.get_mut(place)
+        asset_at(&mut self.assets, id)
     }
 
     #[inline]
     pub(crate) fn collection_record(&self, id: CollectionId) -> Option<&Collection> {
-        self.collections.get(id.checked_sub(1)? as usize)
+        collection_at(&self.collections, id)
     }
 
     #[inline]
@@ -112,6 +111,18 @@ impl Ledger {
         }
         self.assets_by_state[state_index(to)] += 1;
     }
+}
+
+/// An asset, where the rest of the ledger is needed beside it.
+#[inline]
+pub(crate) fn asset_at(assets: &mut Slab<Asset>, id: AssetId) -> Option<&mut Asset> {
+    let place = usize::try_from(id.checked_sub(1)?).ok()?;
+    assets.get_mut(place)
+}
+
+#[inline]
+pub(crate) fn collection_at(collections: &[Collection], id: CollectionId) -> Option<&Collection> {
+    collections.get(id.checked_sub(1)? as usize)
 }
 
 impl Default for Ledger {
