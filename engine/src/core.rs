@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use karat_content::{ContentError, ContentStore, OpenReport, PackConfig, PackStore};
-use karat_ledger::Ledger;
 use karat_proto::convert::{self, Refused};
 use karat_proto::event::Outcome;
 use karat_proto::{Code, Command, CommandId, v1};
@@ -566,10 +565,4 @@ pub fn derived_id(about: &str) -> CommandId {
 /// An id that nobody used before: 16 bytes from the system's randomness.
 pub fn fresh_id() -> Bytes {
     Bytes::copy_from_slice(&rand::random::<[u8; 16]>())
-}
-
-/// An empty ledger, or one from a snapshot; for tools that read a folder without running it.
-pub fn ledger_from_snapshot(folder: &DataFolder, last_sequence: u64) -> Result<Ledger, CoreError> {
-    let (snapshot, _) = snapshots::newest(&folder.snapshots(), last_sequence)?;
-    Ok(snapshot.unwrap_or_default())
 }

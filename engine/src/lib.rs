@@ -52,6 +52,7 @@ pub mod latency;
 mod leading;
 pub mod machine;
 pub mod orphans;
+pub mod pace;
 pub mod projector;
 pub mod realm_log;
 pub mod role;

@@ -39,8 +39,8 @@ pub use log::kafka::{
 };
 pub use log::memory::{MemoryConfig, MemoryDisk, MemoryLog};
 pub use log::{
-    BlockIterator, Log, LogError, LogReader, Positions, Progress, ReadError, Recovery, TornTail,
-    Waiting,
+    BlockIterator, GoOn, Log, LogError, LogReader, Positions, Progress, ReadError, Recovery,
+    TornTail, Waiting,
 };
 pub use machine::{BlockContext, Machine};
 pub use replay::{Applier, ReplayError, ReplaySummary, replay, replay_after};

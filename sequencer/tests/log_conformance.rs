@@ -208,6 +208,32 @@ fn blocks_read_back_from_any_sequence(harness: impl Harness) {
     }
 }
 
+fn a_reader_at_a_pace_gives_the_same_blocks_until_it_is_told_to_end(harness: impl Harness) {
+    let (mut log, _) = harness.open(Failing::Nothing).unwrap();
+    let blocks = append_all(log.as_mut(), &mut Chained::new(), 50);
+    let last = blocks.last().unwrap().last_sequence();
+    wait_durable(log.as_ref(), last);
+    let read_until = |from_sequence, asked_max: usize| -> Vec<Block> {
+        let mut asked = 0;
+        let go_on = move || {
+            asked += 1;
+            asked <= asked_max
+        };
+        let reader = log.reader();
+        let read = reader.read_at_pace(from_sequence, Box::new(go_on)).unwrap();
+        read.map(Result::unwrap).collect()
+    };
+    for from_sequence in [1, last / 2, last] {
+        let whole = read(log.as_ref(), from_sequence);
+        assert_eq!(read_until(from_sequence, usize::MAX), whole);
+        for asked_max in [0, 1, 7] {
+            let some = read_until(from_sequence, asked_max);
+            assert!(some.len() <= asked_max);
+            assert_eq!(some, whole[..some.len()]);
+        }
+    }
+}
+
 fn a_reopened_log_continues_where_it_ended(harness: impl Harness) {
     let mut expected = Vec::new();
     for round in 0..5 {
@@ -447,6 +473,7 @@ macro_rules! embedded {
 conformance!(
     an_empty_log_recovers_to_nothing,
     blocks_read_back_from_any_sequence,
+    a_reader_at_a_pace_gives_the_same_blocks_until_it_is_told_to_end,
     a_reopened_log_continues_where_it_ended,
     positions_rise_and_durable_never_passes_appended,
     a_block_out_of_order_changes_nothing,

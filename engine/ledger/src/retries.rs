@@ -97,6 +97,15 @@ impl Retries {
         self.length
     }
 
+    /// Frees it in pieces, and calls `between` after each.
+    pub(crate) fn free(self, between: &mut dyn FnMut()) {
+        for chunk in self.full {
+            drop(chunk);
+            between();
+        }
+        self.index.free(between);
+    }
+
     pub(crate) fn indexed(&self) -> usize {
         let (first, length) = (self.first_number as u32, self.length);
         self.index.count(|number| is_alive(number, first, length))

@@ -118,6 +118,10 @@ fn a_snapshot_of_many_frames_is_read_back() {
     let read = Ledger::read_snapshot(&mut bytes.as_slice()).unwrap();
     assert_eq!(snapshot(&read), bytes);
     karat_ledger::invariants::check_all(&read).unwrap();
+    // It is given back in more pieces than that, so that nobody waits for all of it.
+    let mut pieces = 0;
+    read.free(&mut || pieces += 1);
+    assert!(pieces > 4, "{pieces}");
 }
 
 #[test]

@@ -113,7 +113,7 @@ impl SnapshotTopic {
             .map_err(TopicsError::Client)?;
         let (_, first_offset) = self.watermarks(&producer, PIECES)?;
         let id = hex::encode(rand::random::<[u8; 8]>());
-        let mut source = File::open(file).map_err(io)?;
+        let mut source = crate::snapshots::open(file).map_err(io)?;
         let mut hasher = blake3::Hasher::new();
         let (mut pieces, mut bytes) = (0, 0);
         let mut piece = Vec::with_capacity(PIECE_BYTES);

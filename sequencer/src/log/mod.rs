@@ -50,10 +50,24 @@ pub trait Log: Send {
 /// Blocks as they are read: it ends where the log ends at that moment, and after its first error.
 pub type BlockIterator = Box<dyn Iterator<Item = Result<Block, ReadError>> + Send>;
 
+/// Is asked again and again while blocks are read whether to go on, and may wait before it says so.
+pub type GoOn = Box<dyn FnMut() -> bool + Send>;
+
 /// Reads a log that may be growing.
 pub trait LogReader: Send + Sync {
     /// The blocks that hold `from_sequence` and what follows, as far as they are appended, void ones included.
     fn read(&self, from_sequence: u64) -> Result<BlockIterator, ReadError>;
+
+    /// As [`read`](Self::read), at the pace that `go_on` sets, also where blocks are passed over; where it says no the blocks
+    /// end.
+    fn read_at_pace(
+        &self,
+        from_sequence: u64,
+        mut go_on: GoOn,
+    ) -> Result<BlockIterator, ReadError> {
+        let blocks = self.read(from_sequence)?;
+        Ok(Box::new(blocks.take_while(move |_| go_on())))
+    }
 }
 
 /// Why a log takes no block. Clones share the original cause.

@@ -46,6 +46,12 @@ impl Accounts {
         self.records.len()
     }
 
+    /// Frees them in pieces, and calls `between` after each.
+    pub(crate) fn free(self, between: &mut dyn FnMut()) {
+        self.records.free(between);
+        self.index.free(between);
+    }
+
     pub(crate) fn indexed(&self) -> usize {
         self.index.count(|_| true)
     }

@@ -177,6 +177,14 @@ impl Index {
         *slot = hash.tag() | u64::from(number);
     }
 
+    /// Frees it shard by shard, and calls `between` after each.
+    pub(crate) fn free(self, between: &mut dyn FnMut()) {
+        for shard in *self.shards {
+            drop(shard);
+            between();
+        }
+    }
+
     /// How many numbers are alive in it; looks at every slot.
     pub(crate) fn count(&self, is_alive: impl Fn(u32) -> bool) -> usize {
         let slots = self.shards.iter().flat_map(|shard| &shard.slots);

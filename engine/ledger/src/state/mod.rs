@@ -83,6 +83,14 @@ impl Ledger {
         }
     }
 
+    /// Frees the state in pieces of some hundred kilobytes, and calls `between` after each: to give back hundreds of megabytes
+    /// at once keeps a processor busy for tens of milliseconds.
+    pub fn free(self, between: &mut dyn FnMut()) {
+        self.assets.free(between);
+        self.accounts.free(between);
+        self.retries.free(between);
+    }
+
     #[inline]
     pub(crate) fn asset_record(&self, id: AssetId) -> Option<&Asset> {
         let place = usize::try_from(id.checked_sub(1)?).ok()?;

@@ -47,6 +47,14 @@ impl<T> Slab<T> {
         self.chunks.get_mut(index / CHUNK)?.get_mut(index % CHUNK)
     }
 
+    /// Frees it chunk by chunk, and calls `between` after each.
+    pub(crate) fn free(self, between: &mut dyn FnMut()) {
+        for chunk in self.chunks {
+            drop(chunk);
+            between();
+        }
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         self.chunks.iter().flatten()
     }

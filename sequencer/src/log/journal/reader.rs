@@ -10,7 +10,7 @@ use super::frame::{self, FRAME_HEADER_BYTES, Tail};
 use super::recovery::missing;
 use super::segment::{self, HEADER_BYTES, Segment};
 use crate::block::Block;
-use crate::log::{BlockIterator, LogReader, ReadError};
+use crate::log::{BlockIterator, GoOn, LogReader, ReadError};
 
 /// Read-ahead of a segment.
 const BUFFER_BYTES: usize = 256 << 10;
@@ -27,6 +27,7 @@ pub fn read_blocks(dir: &Path, from_sequence: u64) -> Result<BlockIterator, Read
         dir,
         from_sequence,
         Care::Full,
+        Box::new(|| true),
     )?))
 }
 
@@ -37,10 +38,15 @@ pub(super) struct FolderReader {
 
 impl LogReader for FolderReader {
     fn read(&self, from_sequence: u64) -> Result<BlockIterator, ReadError> {
+        self.read_at_pace(from_sequence, Box::new(|| true))
+    }
+
+    fn read_at_pace(&self, from_sequence: u64, go_on: GoOn) -> Result<BlockIterator, ReadError> {
         Ok(Box::new(JournalBlocks::open(
             &self.dir,
             from_sequence,
             Care::Live,
+            go_on,
         )?))
     }
 }
@@ -171,6 +177,7 @@ struct JournalBlocks {
     dir: PathBuf,
     from_sequence: u64,
     care: Care,
+    go_on: GoOn,
     /// `None` once ended.
     current: Option<SegmentReader>,
     /// The name of the current segment.
@@ -180,7 +187,7 @@ struct JournalBlocks {
 }
 
 impl JournalBlocks {
-    fn open(dir: &Path, from_sequence: u64, care: Care) -> Result<Self, ReadError> {
+    fn open(dir: &Path, from_sequence: u64, care: Care, go_on: GoOn) -> Result<Self, ReadError> {
         let segments = segment::list(dir).map_err(|source| ReadError::Io {
             target: dir.display().to_string(),
             source,
@@ -190,6 +197,7 @@ impl JournalBlocks {
             dir: dir.to_owned(),
             from_sequence,
             care,
+            go_on,
             current: None,
             segment_first: 0,
             next_sequence: 0,
@@ -216,6 +224,9 @@ impl JournalBlocks {
 
     fn read(&mut self) -> Result<Option<Block>, ReadError> {
         loop {
+            if !(self.go_on)() {
+                self.current = None;
+            }
             let Some(current) = &mut self.current else {
                 return Ok(None);
             };
