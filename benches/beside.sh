@@ -3,8 +3,9 @@
 # each beside a baseline of the same turn, on a fresh engine each. For an idle machine.
 #
 #   cargo build --release -p karat-engine -p karat-loadgen
-#   bash benches/beside.sh [FOLDER] [TURNS] [SECONDS] [RATE]     results/<date>-<processors>-beside, 3, 10, 5000
+#   bash benches/beside.sh [FOLDER] [TURNS] [SECONDS] [RATE] [CASES]    results/<date>-<processors>-beside, 3, 10, 5000, all
 #
+# CASES is an extended regular expression of the cases' names, as in '^(large-baseline|snapshots)$'.
 # `karat-load table FOLDER --against baseline` prints the table again, and FOLDER/large that of snapshots of a large realm.
 # benches/README.md says how each case is made. Ends with an error when the books of a run do not close.
 set -euo pipefail
@@ -15,6 +16,7 @@ out=${1:-benches/results/$(date -u +%F)-$(nproc)-beside}
 turns=${2:-3}
 seconds=${3:-10}
 rate=${4:-5000}
+wanted=${5:-.}
 large_assets=${KARAT_LARGE_ASSETS:-400000}
 hold=$work/hold.so
 switch=$work/held
@@ -99,15 +101,16 @@ one_case() {
     esac
 }
 # Every turn begins with another case: what comes after the large realm's folder is deleted must not always be the baseline.
-cases=(baseline agents-off slow-watchers slow-store stalled-chain batches-none batches-often large-baseline snapshots)
+mapfile -t cases < <(printf '%s\n' baseline agents-off slow-watchers slow-store stalled-chain batches-none batches-often \
+    large-baseline snapshots | grep -E -- "$wanted")
 for turn in $(seq "$turns"); do
     for place in "${!cases[@]}"; do
-        one_case "${cases[(place + (turn - 1) * 2) % ${#cases[@]}]}" "$turn"
+        one_case "${cases[(place + turn - 1) % ${#cases[@]}]}" "$turn"
     done
 done
 
 machine_facts | tee "$out/machine.txt"
 for folder in "$out" "$out/large"; do
-    "$binaries/karat-load" table "$folder" --against baseline
+    ! compgen -G "$folder/*-1.json" >/dev/null || "$binaries/karat-load" table "$folder" --against baseline
 done
 all_closed
