@@ -9,14 +9,15 @@ use karat_proto::v1::ledger_client::LedgerClient;
 use karat_proto::{limits, v1};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tonic::{Response, Status, Streaming};
 
 use crate::client::{chain, connect_with_window};
 use crate::error::LoadError;
 use crate::lanes::opened;
 
-/// A watcher rests so long after each message. Under load an engine has hundreds of messages a second for it.
-const REST: Duration = Duration::from_secs(1);
+/// A watcher reads one message in so long. Under load an engine has hundreds of messages a second for it.
+const PERIOD: Duration = Duration::from_secs(1);
 /// The smallest windows that HTTP/2 begins with, so that little is on the way to somebody who does not read.
 const WINDOW_BYTES: u32 = 65_535;
 
@@ -52,10 +53,14 @@ impl SlowWatchers {
             tasks: Vec::new(),
             messages: messages.clone(),
         };
-        for _ in 0..count {
+        let began = Instant::now();
+        for number in 0..count {
+            let mut turns = interval_at(began + phase(number, count), PERIOD);
+            // Whoever was late keeps its phase.
+            turns.set_missed_tick_behavior(MissedTickBehavior::Skip);
             let channel = connect_with_window(target, realm, WINDOW_BYTES).await?;
             let events = opened("Ledger.Watch", events_from(&channel, 1)).await?;
-            let task = tokio::task::spawn_local(watch(channel, events, messages.clone()));
+            let task = tokio::task::spawn_local(watch(channel, events, turns, messages.clone()));
             watchers.tasks.push(task);
         }
         Ok(watchers)
@@ -83,6 +88,12 @@ impl Drop for SlowWatchers {
     }
 }
 
+/// When in its period a watcher reads: each at a time of its own, evenly spread, the same in every run. All at one moment
+/// they would be a burst that no crowd of independent clients makes.
+fn phase(number: u64, count: u64) -> Duration {
+    PERIOD.mul_f64(number as f64 / count.max(1) as f64)
+}
+
 async fn events_from(
     channel: &RealmChannel,
     from_sequence: u64,
@@ -100,17 +111,18 @@ async fn events_from(
 async fn watch(
     channel: RealmChannel,
     mut events: Streaming<v1::WatchResponse>,
+    mut turns: Interval,
     messages: Rc<Cell<u64>>,
 ) -> String {
     let mut seen = 0;
     let mut search = channel.search();
     loop {
+        turns.tick().await;
         let mut ended = match events.message().await {
             Ok(Some(message)) => {
                 messages.set(messages.get() + 1);
                 seen = message.seen_sequence.max(seen);
                 search = channel.search();
-                tokio::time::sleep(REST).await;
                 continue;
             }
             Ok(None) => Status::unavailable("the target ended the stream"),
@@ -126,5 +138,24 @@ async fn watch(
                 Err(status) => ended = status,
             }
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_watcher_reads_at_a_time_of_its_own_evenly_spread_over_the_second() {
+        for count in [1, 2, 8, 256] {
+            let phases: Vec<Duration> = (0..count).map(|number| phase(number, count)).collect();
+            assert_eq!(phases[0], Duration::ZERO);
+            let gap = PERIOD / count as u32;
+            for pair in phases.windows(2) {
+                let off = (pair[1] - pair[0]).abs_diff(gap);
+                assert!(off < Duration::from_micros(1), "{count} watchers: {pair:?}");
+            }
+            assert!(phases.iter().all(|phase| *phase < PERIOD));
+        }
     }
 }
