@@ -12,12 +12,14 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use self::ahead::Ahead;
 use self::preparer::{Prepared, Preparer};
 use self::reader::FolderReader;
 use super::flusher::{FlushTarget, Flusher};
 use super::{Log, LogError, LogReader, Progress, ReadError, Recovery, Waiting};
 use crate::block::EncodedBlock;
 
+mod ahead;
 mod frame;
 mod preparer;
 mod reader;
@@ -148,6 +150,7 @@ pub struct Journal {
     salt: u64,
     offset: u64,
     segment_bytes: u64,
+    ahead: Ahead,
     next_sequence: u64,
     blocks: u64,
     closed: bool,
@@ -220,7 +223,7 @@ impl Journal {
         .map_err(|source| JournalError::io("start the flusher of", dir, source))?;
         let preparer = Preparer::start(dir.to_owned(), config.segment_bytes, config.faults.clone())
             .map_err(|source| JournalError::io("start the preparer of", dir, source))?;
-        let journal = Self {
+        let mut journal = Self {
             dir: dir.to_owned(),
             config,
             file,
@@ -228,6 +231,7 @@ impl Journal {
             salt,
             offset,
             segment_bytes,
+            ahead: Ahead::new(offset, segment_bytes),
             next_sequence: recovery.last_sequence + 1,
             blocks: 0,
             closed: false,
@@ -237,6 +241,7 @@ impl Journal {
             preparer: Some(preparer),
             _lock: lock,
         };
+        journal.ahead.keep(&journal.file, journal.offset);
         Ok((journal, recovery))
     }
 
@@ -259,6 +264,8 @@ impl Journal {
         self.salt = prepared.salt;
         self.offset = segment::HEADER_BYTES;
         self.segment_bytes = self.config.segment_bytes;
+        self.ahead = Ahead::new(self.offset, self.segment_bytes);
+        self.ahead.keep(&self.file, self.offset);
         *self.dirty.lock() = Dirty {
             file: Arc::clone(&self.file),
             path: path.clone(),
@@ -345,6 +352,7 @@ impl Log for Journal {
             blocks: self.blocks,
         });
         self.progress.publish_appended(sequence, self.blocks);
+        self.ahead.keep(&self.file, self.offset);
         Ok(())
     }
 
