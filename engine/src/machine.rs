@@ -161,7 +161,7 @@ impl Machine for LedgerMachine {
                 .ledger
                 .apply(&applied, &commands[index], &mut self.buffer);
             if let Some(view) = &self.view {
-                view.publish(&self.ledger, &outcome, &self.buffer[before..]);
+                view.publish(&self.ledger, &self.buffer[before..]);
             }
             if !publishes {
                 self.buffer.clear();
@@ -175,7 +175,7 @@ impl Machine for LedgerMachine {
         }
         self.check_digest();
         if let Some(view) = &self.view {
-            view.publish_block(&self.ledger, mark);
+            view.publish_block(&self.ledger, outcomes, mark);
         }
         if let Some(events) = &self.events {
             let block = BlockEvents {

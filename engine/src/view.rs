@@ -149,8 +149,7 @@ impl View {
     }
 
     /// Publishes what one command changed. Called by the writer only, before the outcome leaves.
-    pub fn publish(&self, ledger: &Ledger, outcome: &Outcome, events: &[Event]) {
-        self.outcomes_by_code[code_index(outcome.code)].fetch_add(1, Ordering::Relaxed);
+    pub fn publish(&self, ledger: &Ledger, events: &[Event]) {
         let mut last_asset = 0;
         for event in events {
             if let Some(id) = event.kind.asset() {
@@ -234,8 +233,12 @@ impl View {
             .for_each(change);
     }
 
-    /// Publishes the positions at the end of a block; takes a digest when `mark` is set.
-    pub fn publish_block(&self, ledger: &Ledger, mark: bool) {
+    /// Publishes the positions at the end of a block and counts its outcomes; takes a digest when `mark` is set.
+    pub fn publish_block(&self, ledger: &Ledger, outcomes: &[Outcome], mark: bool) {
+        for alike in outcomes.chunk_by(|one, next| one.code == next.code) {
+            self.outcomes_by_code[code_index(alike[0].code)]
+                .fetch_add(alike.len() as u64, Ordering::Relaxed);
+        }
         self.settled_seq
             .store(ledger.settled_seq(), Ordering::Release);
         self.deadline_ms.store(

@@ -49,9 +49,41 @@ impl EventSender {
 
 #[derive(Debug, Default)]
 struct Ring {
-    /// Each with its bytes: to count them again when a block goes would read it all once more.
-    blocks: VecDeque<(Arc<BlockEvents>, usize)>,
+    blocks: VecDeque<Kept>,
     bytes: usize,
+}
+
+#[derive(Debug)]
+struct Kept {
+    block: Arc<BlockEvents>,
+    /// The block's. Beside it, because there may be a hundred thousand blocks, and a search among them would wait for the
+    /// memory of each that it looks at.
+    last_sequence: u64,
+    /// The block's bytes: to count them again when it goes would read it all once more.
+    bytes: usize,
+}
+
+impl Ring {
+    /// Place of the first block that ends at `sequence` or behind it. Whoever asks is nearly always near the end, so it is
+    /// looked for from there, in steps that double, and then between the last two of them.
+    fn place_of(&self, sequence: u64) -> usize {
+        let blocks = &self.blocks;
+        let length = blocks.len();
+        let mut step = 1;
+        while step < length && blocks[length - step].last_sequence >= sequence {
+            step *= 2;
+        }
+        let (mut low, mut high) = (length.saturating_sub(step), length - step / 2);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if blocks[middle].last_sequence < sequence {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        low
+    }
 }
 
 /// Where consumers read from.
@@ -120,11 +152,15 @@ impl EventHub {
             for block in waiting.drain(..) {
                 let bytes = block.memory_bytes();
                 ring.bytes += bytes;
-                ring.blocks.push_back((block, bytes));
+                ring.blocks.push_back(Kept {
+                    last_sequence: block.last_sequence,
+                    bytes,
+                    block,
+                });
             }
             while ring.bytes > memory_bytes && ring.blocks.len() > 1 {
-                if let Some((_, bytes)) = ring.blocks.pop_front() {
-                    ring.bytes -= bytes;
+                if let Some(kept) = ring.blocks.pop_front() {
+                    ring.bytes -= kept.bytes;
                 }
             }
             drop(ring);
@@ -196,15 +232,13 @@ impl EventHub {
         events_max: usize,
     ) -> Option<Vec<Arc<BlockEvents>>> {
         let ring = self.ring.lock();
-        if ring.blocks.front()?.0.first_sequence > from_sequence {
+        if ring.blocks.front()?.block.first_sequence > from_sequence {
             return None;
         }
-        let start = ring
-            .blocks
-            .partition_point(|(block, _)| block.last_sequence < from_sequence);
+        let start = ring.place_of(from_sequence);
         let mut found = Vec::new();
         let mut events = 0;
-        for (block, _) in ring.blocks.range(start..) {
+        for Kept { block, .. } in ring.blocks.range(start..) {
             if block.last_sequence > to_sequence || events >= events_max {
                 break;
             }
@@ -212,5 +246,38 @@ impl EventHub {
             found.push(block.clone());
         }
         Some(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_search_in_the_ring_finds_the_first_block_that_reaches_a_sequence() {
+        let mut ring = Ring::default();
+        assert_eq!(ring.place_of(1), 0);
+        for length in 1..=70_u64 {
+            // Blocks of three commands each: 1 to 3, 4 to 6, ...
+            ring.blocks.push_back(Kept {
+                block: Arc::new(BlockEvents {
+                    first_sequence: 3 * length - 2,
+                    last_sequence: 3 * length,
+                    time_ms: 0,
+                    hash: [0; 32],
+                    events: Vec::new(),
+                }),
+                last_sequence: 3 * length,
+                bytes: 0,
+            });
+            for sequence in 0..=3 * length + 4 {
+                let place = sequence.saturating_sub(1).div_euclid(3).min(length);
+                assert_eq!(
+                    ring.place_of(sequence) as u64,
+                    place,
+                    "{sequence} of {length}"
+                );
+            }
+        }
     }
 }
