@@ -94,8 +94,8 @@ fn threads_named(beginnings: &[&str]) -> Vec<i32> {
 /// Gives a thread Linux's idle policy; 0 is the calling one.
 ///
 /// At 5,000 commands a second on two cores this brought p99 of SEQUENCED from 1.04-1.30 ms (nice 10; nice 19 gave 1.13-1.16)
-/// to 0.63-0.79 ms, since a thread of this policy is mostly interrupted the moment another one wakes (`pace.rs` says when not). Where both cores are wanted all
-/// the time, what is behind the log nearly stands still until there is room.
+/// to 0.63-0.79 ms, since a thread of this policy is mostly interrupted the moment another one wakes (`pace.rs` says when not).
+/// Where both cores are wanted all the time, what is behind the log nearly stands still until there is room.
 #[cfg_attr(not(target_os = "linux"), allow(unused_variables))]
 fn give_way(thread: i32) {
     #[cfg(target_os = "linux")]
