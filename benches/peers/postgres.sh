@@ -95,9 +95,9 @@ run() {
 echo "load average before: $(cat /proc/loadavg)"
 # What Karat's agents look at before a run begins, a millisecond each on two processors, is most of what a run takes beside its
 # seconds. So there are as many assets as are claimed: fifty claims go to each in the stampede, a thousand in the crowd,
-# which is for those that claim more than a million in all.
+# which is for those that claim more than a million, and up to five, in all.
 stampede() { echo --scenario claim-stampede --assets "$1"; }
-crowd="--scenario benches/peers/crowd.toml --assets 3000"
+crowd="--scenario benches/peers/crowd.toml --assets 5000"
 open_assets=$((rate * (seconds + 1) / 50 + 100))
 for number in $(seq "$runs"); do
     # shellcheck disable=SC2046,SC2086
