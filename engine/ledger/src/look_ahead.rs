@@ -12,6 +12,10 @@ use karat_proto::{Account, AssetId};
 const FAR: usize = 8;
 /// How far ahead what they point at is fetched: by then they have come.
 const NEAR: usize = 4;
+/// Commands that are fetched for at once. A fetch from a page that was not used for long holds the processor up until the
+/// page is found: it goes on by some hundred instructions, fewer than a command takes. The pages of a group are looked for
+/// side by side. On 1,000,000 assets a fourth of a command's time was such waiting.
+const GROUP: usize = 4;
 /// Legs of an exchange that are fetched; more would push each other out.
 const LEGS: usize = 8;
 
@@ -101,12 +105,28 @@ impl Fetch for Near {
 impl Ledger {
     /// Announces that `commands[next]` is about to be applied and those behind it soon after. Call it before each `apply` of
     /// a block; leaving it out, or announcing commands that never come, costs time and nothing else.
+    #[inline]
     pub fn look_ahead(&self, commands: &[Command], next: usize) {
-        if let Some(command) = commands.get(next.saturating_add(FAR)) {
+        if next.is_multiple_of(GROUP) {
+            self.fetch_group(commands, next);
+        }
+    }
+
+    /// Fetches for a group; for the first commands of a block as well when it begins.
+    fn fetch_group(&self, commands: &[Command], next: usize) {
+        let from = |ahead: usize| {
+            let begin = match next {
+                0 => 0,
+                _ => next.saturating_add(ahead),
+            };
+            let end = next.saturating_add(ahead + GROUP).min(commands.len());
+            commands.get(begin..end).unwrap_or_default()
+        };
+        for command in from(FAR) {
             self.retries.prefetch(&command.id);
             Far::command(self, command);
         }
-        if let Some(command) = commands.get(next.saturating_add(NEAR)) {
+        for command in from(NEAR) {
             Near::command(self, command);
         }
     }
