@@ -2,7 +2,7 @@
 //!
 //! | Bench | What it times |
 //! | --- | --- |
-//! | `benches/ledger_apply.rs` | the ledger's `apply`, by command kind and mixed, on 1,000,000 live assets |
+//! | `benches/ledger_apply.rs` | the ledger's `apply`, by command kind and mixed, on 1,000,000 and 100,000 live assets |
 //! | `benches/codec.rs` | commands, events and blocks: encoding, decoding, hashing |
 //! | `benches/gateway.rs` | the door: messages decoded, commands admitted, outcomes encoded |
 //! | `benches/journal.rs` | a block appended, and appended and flushed, on this disk |
