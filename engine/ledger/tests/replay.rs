@@ -52,6 +52,31 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
+    fn announcing_commands_changes_nothing_whatever_the_blocks(
+        recipes in prop::collection::vec(any::<Recipe>(), 1..200),
+        block in 1..40_usize,
+        beyond in any::<usize>(),
+    ) {
+        let (world, log) = record(&recipes);
+        let mut announced = Ledger::new();
+        for part in log.chunks(block) {
+            let commands: Vec<Command> = part.iter().map(|(_, _, command)| command.clone()).collect();
+            for (place, (time_ms, block_hash, command)) in part.iter().enumerate() {
+                announced.look_ahead(&commands, place);
+                announced.look_ahead(&commands, beyond);
+                let context = karat_ledger::ApplyContext {
+                    sequence: announced.applied_seq() + 1,
+                    time_ms: *time_ms,
+                    block_hash,
+                };
+                announced.apply(&context, command, &mut Vec::new());
+            }
+        }
+        prop_assert_eq!(announced.digest(), world.ledger.digest());
+        prop_assert_eq!(snapshot(&announced), snapshot(&world.ledger));
+    }
+
+    #[test]
     fn a_snapshot_and_the_tail_equal_the_whole_log(
         recipes in prop::collection::vec(any::<Recipe>(), 1..500),
         at in any::<prop::sample::Index>(),
