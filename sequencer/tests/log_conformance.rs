@@ -288,7 +288,15 @@ fn positions_rise_and_durable_never_passes_appended(harness: impl Harness) {
         (progress.blocks().appended, progress.blocks().durable),
         (100, 100)
     );
-    assert!(calls.load(Ordering::SeqCst) > 0);
+    // Who waits is woken first, who subscribed is told after.
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while calls.load(Ordering::SeqCst) == 0 {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "no subscriber was told"
+        );
+        std::thread::yield_now();
+    }
 }
 
 fn a_block_out_of_order_changes_nothing(harness: impl Harness) {
