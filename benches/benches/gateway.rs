@@ -9,10 +9,8 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use karat_benches::{Kind, Realm, sized};
 use karat_content::MemoryContent;
 use karat_engine::gateway::admission::admit_encoded;
-use karat_proto::event::Outcome;
 use karat_proto::served::{SubmitRequest, SubmitResponse};
 use karat_proto::v1::AckLevel;
-use karat_proto::{Code, CommandId};
 use prost::Message as _;
 
 /// Commands in one message.
@@ -64,16 +62,7 @@ fn gateway(criterion: &mut Criterion) {
                 BatchSize::SmallInput,
             );
         });
-        let ids = vec![CommandId([7; 16]); commands];
-        let outcomes: Vec<Outcome> = (0..commands as u64)
-            .map(|number| Outcome {
-                sequence: 1_000_000 + number,
-                code: Code::Accepted,
-                replayed: false,
-                subject: number,
-                winner: None,
-            })
-            .collect();
+        let (ids, outcomes) = karat_benches::accepted(commands);
         group.throughput(Throughput::Elements(commands as u64));
         let mut buffer = Vec::with_capacity(64 * commands);
         group.bench_function(format!("encode_response/{commands}"), |bencher| {

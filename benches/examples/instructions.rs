@@ -21,9 +21,8 @@ use karat_benches::instructions::{GROWTH_PERCENT_MAX, Table};
 use karat_benches::{Kind, Made, Realm};
 use karat_content::{ContentStore as _, MemoryContent};
 use karat_engine::gateway::admission::admit_encoded;
-use karat_proto::event::Outcome;
 use karat_proto::served::{SubmitRequest, SubmitResponse};
-use karat_proto::{Code, CommandId, convert, v1};
+use karat_proto::{convert, v1};
 use karat_sequencer::{Block, BlockHeader, EncodedBlock};
 use prost::Message as _;
 
@@ -172,16 +171,7 @@ fn decode_frame(commands: usize) -> Box<dyn FnMut()> {
 }
 
 fn encode_outcomes(commands: usize) -> Box<dyn FnMut()> {
-    let ids = vec![CommandId([7; 16]); commands];
-    let outcomes: Vec<Outcome> = (0..commands as u64)
-        .map(|number| Outcome {
-            sequence: 1_000_000 + number,
-            code: Code::Accepted,
-            replayed: false,
-            subject: number,
-            winner: None,
-        })
-        .collect();
+    let (ids, outcomes) = karat_benches::accepted(commands);
     let mut buffer = Vec::with_capacity(64 * commands);
     Box::new(move || {
         for _ in 0..CALLS / commands {

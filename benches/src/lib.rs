@@ -19,6 +19,8 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
+use karat_proto::event::Outcome;
+use karat_proto::{Code, CommandId};
 
 pub mod instructions;
 pub mod kind;
@@ -33,6 +35,19 @@ pub use workload::{Made, Workload};
 pub fn processor_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// Ids and outcomes of so many commands that were accepted, as an answer has them.
+pub fn accepted(commands: usize) -> (Vec<CommandId>, Vec<Outcome>) {
+    let outcome = |number| Outcome {
+        sequence: 1_000_000 + number,
+        code: Code::Accepted,
+        replayed: false,
+        subject: number,
+        winner: None,
+    };
+    let outcomes = (0..commands as u64).map(outcome).collect();
+    (vec![CommandId([7; 16]); commands], outcomes)
 }
 
 /// Bytes of this process that are in memory.

@@ -25,8 +25,9 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Commands that come for each that is projected, from which on the store falls behind whatever it does.
 const OUTRUN_FACTOR: u64 = 4;
 /// What a change's work is multiplied by for the pause after it while the store is outrun: a tenth of a processor is left to
-/// it. With more, batches of 256 commands came in at 484,000/s instead of 576,000 on two processors, because a thread of the
-/// idle policy keeps a processor from looking for a thread that waits at the other one.
+/// it. Batches of 256 commands came in at 457,000 to 528,000/s on two processors, and at 557,000 to 592,000 with all that is behind
+/// the log held to 4 % from outside, because a thread of the idle policy keeps a processor from looking for a thread that
+/// waits at the other one.
 const OUTRUN_PAUSE_FACTOR: u32 = 9;
 /// The longest such pause.
 const OUTRUN_PAUSE_MAX: Duration = Duration::from_millis(500);

@@ -4,7 +4,7 @@
 use bytes::{Buf, BufMut, Bytes};
 use prost::DecodeError;
 use prost::Message;
-use prost::encoding::{DecodeContext, WireType, encode_varint, message};
+use prost::encoding::{DecodeContext, WireType, message};
 
 use crate::code::Code;
 use crate::convert::outcome_to_wire;
@@ -74,7 +74,7 @@ impl From<v1::SubmitResponse> for SubmitResponse {
 fn put_ack(ack: v1::AckLevel, encoded: &mut Vec<u8>) {
     if ack != v1::AckLevel::Unspecified {
         encoded.push(ACK_KEY);
-        encode_varint(ack as i32 as u64, encoded);
+        put_number(ack as i32 as u64, encoded);
     }
 }
 

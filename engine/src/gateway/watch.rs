@@ -15,9 +15,9 @@ use crate::events::BlockEvents;
 
 /// Messages that may wait for a slow watcher; beyond, its task waits, and reads on from disk later.
 const WAITING_MESSAGES: usize = 16;
-/// Events looked at for one message: at some 5 us each from the event to the socket (40 ms for eight messages
-/// of 1,024) that is 0.6 ms of one processor, which everybody else on the gateway's threads may wait for. With 1,024 eight watchers that read a message a second took p99.9 of
-/// SEQUENCED at 5,000/s from 4 to 13 ms.
+/// Events looked at for one message: at some 5 us each from the event to the socket (40 ms for eight messages of 1,024) that is
+/// 0.6 ms of one processor, which everybody else on the gateway's threads may wait for. With 1,024, eight watchers that read
+/// a message a second took p99.9 of SEQUENCED at 5,000/s from 4 to 13 ms.
 const EVENTS_A_MESSAGE: usize = 128;
 
 /// A watcher may see events this much later for the sake of fewer messages.
