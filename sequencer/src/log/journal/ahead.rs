@@ -30,8 +30,10 @@ impl Ahead {
 
     /// Asks the system for what is due, and does not wait for it. A system that refuses costs only latency.
     pub(super) fn keep(&mut self, file: &File, offset: u64) {
-        if let Some(range) = self.due(offset) {
-            ask(file, &range);
+        if let Some(range) = self.due(offset)
+            && let Err(error) = ask(file, &range)
+        {
+            tracing::debug!(%error, "the system reads no segment ahead");
         }
     }
 
@@ -48,25 +50,24 @@ impl Ahead {
     }
 }
 
-#[cfg_attr(not(target_os = "linux"), allow(unused_variables))]
-fn ask(file: &File, range: &Range<u64>) {
-    #[cfg(target_os = "linux")]
-    {
-        use std::os::fd::AsRawFd;
-        let (Ok(offset), Ok(length)) = (
-            libc::off_t::try_from(range.start),
-            libc::off_t::try_from(range.end - range.start),
-        ) else {
-            return;
-        };
-        // SAFETY: the descriptor is open as long as `file` is borrowed, and the call touches no memory of this process.
-        let refused = unsafe {
-            libc::posix_fadvise(file.as_raw_fd(), offset, length, libc::POSIX_FADV_WILLNEED)
-        };
-        if refused != 0 {
-            tracing::debug!(refused, "the system reads no segment ahead");
-        }
-    }
+#[cfg(target_os = "linux")]
+fn ask(file: &File, range: &Range<u64>) -> std::io::Result<()> {
+    // Without a length it would be all that follows.
+    let Some(length) = std::num::NonZeroU64::new(range.end - range.start) else {
+        return Ok(());
+    };
+    rustix::fs::fadvise(
+        file,
+        range.start,
+        Some(length),
+        rustix::fs::Advice::WillNeed,
+    )?;
+    Ok(())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn ask(_: &File, _: &Range<u64>) -> std::io::Result<()> {
+    Ok(())
 }
 
 #[cfg(test)]
@@ -107,17 +108,12 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn a_file_that_is_only_written_is_read_ahead_too() {
-        use std::os::fd::AsRawFd;
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), vec![1; 1 << 16]).unwrap();
         let writing = std::fs::OpenOptions::new()
             .write(true)
             .open(file.path())
             .unwrap();
-        // SAFETY: as above.
-        let refused = unsafe {
-            libc::posix_fadvise(writing.as_raw_fd(), 0, 1 << 16, libc::POSIX_FADV_WILLNEED)
-        };
-        assert_eq!(refused, 0);
+        ask(&writing, &(0..1 << 16)).unwrap();
     }
 }
